@@ -1,0 +1,499 @@
+/* rdbkit.h - read Redis and Valkey RDB files, and turn them into commands.
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * Copy rdbkit.c and rdbkit.h into a project and link liblzf and zlib. No network, no server, no global
+ * state: everything lives in handles, two handles share nothing, and each may be used on any one thread at
+ * a time.
+ *
+ * The picture: a source of events (a reader), a visitor that receives them, and sinks that are visitors
+ * (rdbkit_resp turns events into commands, rdbkit_check judges, rdbkit_info counts). A complete program:
+ *
+ *     #include "rdbkit.h"
+ *     #include <stdio.h>
+ *
+ *     static int on_key(void *user, const rdbkit_key *key) {
+ *         (void)user;
+ *         printf("%.*s\n", (int)key->name.len, key->name.data);
+ *         return RDBKIT_SKIP_KEY;
+ *     }
+ *
+ *     int main(int argc, char **argv) {
+ *         FILE *f = argc == 2 ? fopen(argv[1], "rb") : NULL;
+ *         if (!f) return 3;
+ *         rdbkit_visitor visitor = {0};
+ *         visitor.key = on_key;
+ *         rdbkit_reader *r = rdbkit_reader_new(NULL, &visitor);
+ *         rdbkit_input *in = rdbkit_input_new_fd(NULL, fileno(f));
+ *         int st = rdbkit_reader_pull(r, in);
+ *         if (st < 0) fprintf(stderr, "%s\n", rdbkit_reader_error(r)->message);
+ *         rdbkit_input_free(in);
+ *         rdbkit_reader_free(r);
+ *         fclose(f);
+ *         return st < 0;
+ *     }
+ *
+ * Format facts here are those of docs/format.md, which names the servers that each was checked on.
+ */
+#ifndef RDBKIT_H
+#define RDBKIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RDBKIT_VERSION_MAJOR 0
+#define RDBKIT_VERSION_MINOR 1
+#define RDBKIT_VERSION_PATCH 0
+#define RDBKIT_VERSION "0.1.0"
+
+#if defined(__GNUC__) && !defined(RDBKIT_API)
+#define RDBKIT_API __attribute__((visibility("default")))
+#elif !defined(RDBKIT_API)
+#define RDBKIT_API
+#endif
+
+/* The version of the library in use, as RDBKIT_VERSION was when it was built. */
+RDBKIT_API const char *rdbkit_version(void);
+
+/* ---- Status ------------------------------------------------------------------------------------------- */
+
+/* What functions return and what callbacks may answer. Negative codes are errors; the first one stays in its
+ * handle. A callback answers RDBKIT_OK to go on and any negative value to stop (RDBKIT_ERR_STOPPED where it
+ * has no better one); that value is what the feeding function then returns. */
+typedef enum rdbkit_status {
+    RDBKIT_OK = 0,
+    RDBKIT_MORE = 1,     /* every byte was taken, and the input is not complete yet */
+    RDBKIT_DONE = 2,     /* the input is complete */
+    RDBKIT_SKIP_KEY = 3, /* answer of visitor.key: no events for this value, as cheaply as can be */
+    RDBKIT_TAKE_RAW = 4, /* answer of visitor.key or .module_aux: give the value as visitor.raw bytes */
+
+    RDBKIT_ERR_NOMEM = -1,       /* out of memory */
+    RDBKIT_ERR_IO = -2,          /* a read or write function failed; error.sys_errno says why */
+    RDBKIT_ERR_DAMAGED = -3,     /* bytes that no server writes */
+    RDBKIT_ERR_TRUNCATED = -4,   /* the input ends too early */
+    RDBKIT_ERR_UNSUPPORTED = -5, /* a version, type or opcode that this library does not read */
+    RDBKIT_ERR_CHECKSUM = -6,    /* the CRC64 at the end differs */
+    RDBKIT_ERR_LIMIT = -7,       /* a limit of the options was passed, or the machine's address space */
+    RDBKIT_ERR_LOSS = -8,        /* the target cannot hold the data, and loss was not allowed */
+    RDBKIT_ERR_STOPPED = -9,     /* a callback asked to stop */
+    RDBKIT_ERR_USAGE = -10       /* the call itself is wrong */
+} rdbkit_status;
+
+/* A short constant text for a status, "damaged input" for example. Never NULL. */
+RDBKIT_API const char *rdbkit_status_text(int status);
+
+/* Bytes, not terminated; any of the 256 values may occur. data may be NULL if len is 0. */
+typedef struct rdbkit_str {
+    const char *data;
+    size_t len;
+} rdbkit_str;
+
+#define RDBKIT_NO_DB UINT64_MAX
+#define RDBKIT_NO_OFFSET UINT64_MAX
+
+/* What went wrong, and where. It lives in its handle. message holds the whole text, without the file's name:
+ * "where: found, wanted", then key and db when they are known; file bytes are escaped in it. */
+typedef struct rdbkit_error {
+    int code;             /* a negative rdbkit_status, or RDBKIT_OK */
+    int sys_errno;        /* errno of the failed read or write, or 0 */
+    uint64_t offset;      /* of the item at fault, bytes from the start of the (decompressed) input */
+    uint64_t blob_offset; /* inside the decoded packed blob that stands at offset, or RDBKIT_NO_OFFSET */
+    uint64_t db;          /* or RDBKIT_NO_DB */
+    const char *type;     /* name of the type, "hash-listpack", or NULL outside a key */
+    char key[64];         /* first bytes of the key's name, not terminated */
+    uint64_t key_len;     /* its full length; meaningful if type is not NULL */
+    char message[480];    /* terminated */
+} rdbkit_error;
+
+/* ---- Allocator ---------------------------------------------------------------------------------------- */
+
+/* Memory functions for a handle; copied when it is made. realloc gets the old size, and must take NULL with
+ * size 0 as an allocation. free must take NULL. Pass a NULL allocator for malloc and its relatives. */
+typedef struct rdbkit_allocator {
+    void *(*alloc)(void *ctx, size_t size);
+    void *(*realloc)(void *ctx, void *ptr, size_t old_size, size_t size);
+    void (*free)(void *ctx, void *ptr, size_t size);
+    void *ctx;
+} rdbkit_allocator;
+
+/* ---- Formats: types and targets ----------------------------------------------------------------------- */
+
+/* What a user calls the type of a key (the answer of TYPE). */
+typedef enum rdbkit_shape {
+    RDBKIT_STRING,
+    RDBKIT_LIST,
+    RDBKIT_SET,
+    RDBKIT_ZSET,
+    RDBKIT_HASH,
+    RDBKIT_STREAM,
+    RDBKIT_MODULE,
+    RDBKIT_SHAPE_N
+} rdbkit_shape;
+
+/* "string", "list", "set", "zset", "hash", "stream", "module". */
+RDBKIT_API const char *rdbkit_shape_name(rdbkit_shape shape);
+
+/* Whose numbering a file follows: told by its magic. The same type number may mean different things. */
+typedef enum rdbkit_lineage {
+    RDBKIT_REDIS = 1, /* magic REDIS: all Redis, and Valkey up to 8.1 */
+    RDBKIT_VALKEY = 2 /* magic VALKEY: Valkey from 9.0 on */
+} rdbkit_lineage;
+
+/* One meaning of a type byte. Constant; pointers to rows may be compared. */
+typedef struct rdbkit_type {
+    int number;       /* the byte in the file */
+    unsigned lineage; /* rdbkit_lineage values, or-ed: the files in which the number means this */
+    int rdb_version;  /* first RDB version that has it */
+    rdbkit_shape shape;
+    const char *name;   /* "hash-listpack" */
+    const char *layout; /* how the bytes lie, in the notation of docs/format.md; NULL: cannot be read */
+} rdbkit_type;
+
+/* The rows in order of number: index from 0; NULL past the end. */
+RDBKIT_API const rdbkit_type *rdbkit_type_at(size_t index);
+
+/* What a target server can do, as bits of rdbkit_target.features. */
+enum {
+    RDBKIT_F_STREAMS = 1 << 0,          /* Redis 5.0 */
+    RDBKIT_F_SET_PXAT = 1 << 1,         /* SET ... PXAT, 6.2 */
+    RDBKIT_F_CREATECONSUMER = 1 << 2,   /* XGROUP CREATECONSUMER, 6.2 */
+    RDBKIT_F_FUNCTIONS = 1 << 3,        /* 7.0 */
+    RDBKIT_F_STREAM_COUNTERS = 1 << 4,  /* entries-added, max-deleted, entries-read, 7.0 */
+    RDBKIT_F_FIELD_EXPIRY = 1 << 5,     /* Redis 7.4, Valkey 9.0 */
+    RDBKIT_F_RESTORE_ABSTTL = 1 << 6,   /* RESTORE ... ABSTTL, 5.0 */
+    RDBKIT_F_IDLE_FREQ = 1 << 7,        /* opcodes 248 and 249, 5.0 */
+    RDBKIT_F_MODULE_AUX = 1 << 8,       /* opcode 247, 5.0 */
+    RDBKIT_F_FUNCTION_PRE_GA = 1 << 9,  /* opcode 246, 7.0 alone */
+    RDBKIT_F_SLOT_INFO = 1 << 10,       /* opcode 244, Redis 7.4 and Valkey 9.0 */
+    RDBKIT_F_SLOT_IMPORT = 1 << 11,     /* opcode 243 of Valkey 9.0 */
+    RDBKIT_F_FIELD_EXPIRY_46 = 1 << 12, /* HPEXPIREAT takes times below 2^46 ms only: Redis */
+    RDBKIT_F_AUX_LUA = 1 << 13          /* compiles the AUX field lua while loading: 4.0 to 6.2 */
+};
+
+/* One server release that files can be made for. Constant. */
+typedef struct rdbkit_target {
+    const char *name;       /* "redis-7.2", "valkey-9" */
+    unsigned lineage;       /* which type numbers it knows: one rdbkit_lineage */
+    int rdb_version;        /* what it writes, and the version of its DUMP payloads */
+    int max_redis_version;  /* highest version that it loads behind the magic REDIS */
+    int max_valkey_version; /* behind VALKEY; 0: none */
+    int max_type;           /* highest type number that it loads, in its lineage */
+    unsigned features;      /* RDBKIT_F_* */
+} rdbkit_target;
+
+/* The target of that name: "redis-4.0" ... "valkey-9"; "redis-7" and the like mean the newest of the line,
+ * "rdb-8" ... "rdb-12" the newest Redis that writes that version. NULL: no such target. */
+RDBKIT_API const rdbkit_target *rdbkit_target_find(const char *name);
+
+/* The targets, oldest Redis first, then Valkey: index from 0; NULL past the end. */
+RDBKIT_API const rdbkit_target *rdbkit_target_at(size_t index);
+
+/* Whether a target loads a type: number, lineage and what the server was seen to accept. */
+RDBKIT_API int rdbkit_target_loads(const rdbkit_target *target, const rdbkit_type *type);
+
+/* ---- Events ------------------------------------------------------------------------------------------- */
+
+#define RDBKIT_NO_EXPIRY (-1) /* as the format has it: -1 is "none" from Redis 5.0 on */
+#define RDBKIT_NO_HINT (-1)
+
+typedef struct rdbkit_header {
+    rdbkit_lineage lineage;
+    int rdb_version;
+} rdbkit_header;
+
+typedef struct rdbkit_key {
+    rdbkit_str name;         /* borrowed until the callback returns */
+    const rdbkit_type *type; /* constant */
+    const char *module;      /* name of a module value's type, or NULL; borrowed like name */
+    uint64_t db;
+    int64_t expire_ms;   /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
+    int64_t idle_s;      /* LRU idle time in seconds, or RDBKIT_NO_HINT */
+    int lfu_freq;        /* LFU counter 0..255, or RDBKIT_NO_HINT */
+    uint64_t offset;     /* of the record: its first prefix opcode, else its type byte */
+    uint64_t value_off;  /* of the first byte after the key's name */
+} rdbkit_key;
+
+typedef struct rdbkit_stream_id {
+    uint64_t ms;
+    uint64_t seq;
+} rdbkit_stream_id;
+
+/* Comes after the entries. Files below RDB 10 have no counters: then has_counters is 0, and the three fields
+ * hold what a server of 7.0 or later makes of such a file while it loads it. */
+typedef struct rdbkit_stream_info {
+    uint64_t length;               /* live entries */
+    rdbkit_stream_id last_id;      /* last-generated-id */
+    rdbkit_stream_id first_id;     /* of the first live entry; 0-0 if there is none */
+    rdbkit_stream_id max_deleted;  /* max-deleted-entry-id */
+    uint64_t entries_added;
+    uint64_t groups;
+    int has_counters;
+} rdbkit_stream_info;
+
+#define RDBKIT_ENTRIES_READ_UNKNOWN (-1)
+
+typedef struct rdbkit_stream_group {
+    rdbkit_str name;
+    rdbkit_stream_id last_id; /* last-delivered-id */
+    int64_t entries_read;     /* or RDBKIT_ENTRIES_READ_UNKNOWN; what a server estimates if the file has none */
+    uint64_t pending;         /* entries in the group's list */
+    uint64_t consumers;
+} rdbkit_stream_group;
+
+typedef struct rdbkit_stream_consumer {
+    rdbkit_str name;
+    int64_t seen_ms;   /* unix time */
+    int64_t active_ms; /* unix time, -1: never; the same as seen_ms where the file has none */
+    uint64_t pending;
+} rdbkit_stream_consumer;
+
+typedef struct rdbkit_stream_pending {
+    rdbkit_stream_id id; /* the entry itself may be deleted meanwhile */
+    int64_t delivery_ms; /* unix time */
+    uint64_t delivery_count;
+} rdbkit_stream_pending;
+
+typedef struct rdbkit_module_aux {
+    char module[10];      /* name of the module's type, terminated */
+    int encoding_version; /* 0..1023 */
+    int when;             /* 1 before the keys, 2 after them */
+} rdbkit_module_aux;
+
+/* Receives events; user is passed to each. A NULL member is an event that is not wanted. All pointers and
+ * slices are borrowed until the callback returns. No callback may call the reader that calls it, except
+ * rdbkit_reader_offset(). The order is
+ *
+ *     file   = header *( aux | function | module_aux *raw module_aux_end | resize | slot_info | slot_import
+ *                      | db | value ) end
+ *     value  = key [ raw* | string | *string_piece | *list_item | *set_member | *zset_member | *hash_field
+ *                  | *( stream_entry *stream_field ) stream_info *group ] key_end
+ *     group  = stream_group *( stream_consumer *stream_pending )
+ *
+ * where db comes when a file selects a database, string_piece instead of string for an uncompressed string
+ * value longer than options.piece_len, and raw after RDBKIT_TAKE_RAW. After RDBKIT_SKIP_KEY only key_end
+ * follows. A packed value is checked whole before its first element is given out. */
+typedef struct rdbkit_visitor {
+    void *user;
+    int (*header)(void *user, const rdbkit_header *header);
+    int (*aux)(void *user, rdbkit_str name, rdbkit_str value);
+    /* A library's source, with its #! line. opcode: 245, or 246 for the form of the 7.0 release candidates, which
+     * has been turned into the other as 7.0 does it. */
+    int (*function)(void *user, rdbkit_str code, int opcode);
+    int (*module_aux)(void *user, const rdbkit_module_aux *aux);
+    int (*module_aux_end)(void *user);
+    int (*db)(void *user, uint64_t db);
+    int (*resize)(void *user, uint64_t keys, uint64_t expires);
+    int (*slot_info)(void *user, uint64_t slot, uint64_t keys, uint64_t expires);
+    int (*slot_import)(void *user, rdbkit_str job, uint64_t ranges);
+    int (*key)(void *user, const rdbkit_key *key);
+    int (*raw)(void *user, const void *data, size_t len);
+    int (*string)(void *user, rdbkit_str value);
+    int (*string_piece)(void *user, rdbkit_str piece, uint64_t piece_off, uint64_t total_len);
+    int (*list_item)(void *user, rdbkit_str item);
+    int (*set_member)(void *user, rdbkit_str member);
+    int (*zset_member)(void *user, rdbkit_str member, double score);
+    int (*hash_field)(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms);
+    int (*stream_entry)(void *user, rdbkit_stream_id id, uint64_t fields);
+    int (*stream_field)(void *user, rdbkit_str field, rdbkit_str value);
+    int (*stream_info)(void *user, const rdbkit_stream_info *info);
+    int (*stream_group)(void *user, const rdbkit_stream_group *group);
+    int (*stream_consumer)(void *user, const rdbkit_stream_consumer *consumer);
+    int (*stream_pending)(void *user, const rdbkit_stream_pending *pending);
+    int (*key_end)(void *user);
+    /* checksum: 1 verified, 0 none in the file or not looked at. */
+    int (*end)(void *user, int checksum);
+} rdbkit_visitor;
+
+/* ---- Input -------------------------------------------------------------------------------------------- */
+
+/* A source of bytes for rdbkit_reader_pull(). Input that begins with the two bytes of gzip is decompressed
+ * on the way, several members too. */
+typedef struct rdbkit_input rdbkit_input;
+
+/* Read up to size bytes into buf: returns how many, 0 at the end, or a negative errno. EINTR is the
+ * function's own business; a short read is fine. */
+typedef ptrdiff_t (*rdbkit_read_fn)(void *ctx, void *buf, size_t size);
+
+/* Make an input from a function, a file descriptor (borrowed, read from where it stands) or memory (borrowed
+ * until the input is freed). allocator: NULL for malloc. Returns NULL when out of memory. */
+RDBKIT_API rdbkit_input *rdbkit_input_new(const rdbkit_allocator *allocator, rdbkit_read_fn read, void *ctx);
+RDBKIT_API rdbkit_input *rdbkit_input_new_fd(const rdbkit_allocator *allocator, int fd);
+RDBKIT_API rdbkit_input *rdbkit_input_new_memory(const rdbkit_allocator *allocator, const void *data, size_t len);
+RDBKIT_API void rdbkit_input_free(rdbkit_input *in);
+
+/* Bytes taken from the source so far, before decompression: for progress. */
+RDBKIT_API uint64_t rdbkit_input_offset(const rdbkit_input *in);
+
+/* Whether the input turned out to be gzip; known once the first bytes were read. */
+RDBKIT_API int rdbkit_input_is_gzip(const rdbkit_input *in);
+
+/* ---- Reader ------------------------------------------------------------------------------------------- */
+
+typedef struct rdbkit_reader rdbkit_reader;
+
+typedef struct rdbkit_reader_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    int ignore_checksum;               /* 1: do not compute the CRC64 */
+    /* 1: also refuse what only some servers refuse, or only with sanitize-dump-payload yes: wrong stream counts,
+     * pending entries with no owner or two, unsorted intsets and field expiries, empty collections, NaN scores.
+     * (Duplicate fields and members are for rdbkit_check.) */
+    int deep;
+    size_t piece_len;      /* an uncompressed string value over this comes in pieces; 0: never. Default 0 */
+    uint64_t max_item_len; /* a string or packed blob over this many bytes is RDBKIT_ERR_LIMIT; 0: none */
+} rdbkit_reader_options;
+
+/* Fill in the defaults. */
+RDBKIT_API void rdbkit_reader_options_init(rdbkit_reader_options *options);
+
+/* Make a reader for one RDB. options: NULL for the defaults. visitor: copied; NULL or all NULL just checks.
+ * Returns NULL when out of memory. Memory: 40 KiB, plus the largest string or packed blob that has to be
+ * held whole, plus 40 bytes for each pending entry of one stream group. */
+RDBKIT_API rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options, const rdbkit_visitor *visitor);
+RDBKIT_API void rdbkit_reader_free(rdbkit_reader *r);
+
+/* Give the next bytes of the input to a reader.
+ * r: not inside one of its callbacks. buf: len bytes, borrowed for the call, may be NULL if len is 0.
+ * len: any size; 0 changes nothing.
+ * Returns RDBKIT_MORE (all taken, input incomplete), RDBKIT_DONE (the RDB ended; rdbkit_reader_offset() is
+ * the offset of the first byte after it, which may lie before the end of buf), or a negative code that stays.
+ * Events: any number, on this thread, before it returns. */
+RDBKIT_API int rdbkit_reader_feed(rdbkit_reader *r, const void *buf, size_t len);
+
+/* Say that there is no more input. Returns RDBKIT_DONE or a negative code: RDBKIT_ERR_TRUNCATED if the RDB
+ * was not complete, with the offset of the item that is cut. */
+RDBKIT_API int rdbkit_reader_finish(rdbkit_reader *r);
+
+/* Read the whole of an input. Returns RDBKIT_DONE or a negative code. What follows the RDB is left in the
+ * input, see rdbkit_input_rest(). */
+RDBKIT_API int rdbkit_reader_pull(rdbkit_reader *r, rdbkit_input *in);
+
+/* Give the bytes that follow what a reader took from an input: *data is borrowed until the next call.
+ * Returns RDBKIT_OK with *len > 0, RDBKIT_DONE at the end, or a negative code. */
+RDBKIT_API int rdbkit_input_rest(rdbkit_input *in, const void **data, size_t *len);
+
+/* Bytes of the (decompressed) input that were consumed: inside key and key_end, the offset where the value
+ * begins and ends. */
+RDBKIT_API uint64_t rdbkit_reader_offset(const rdbkit_reader *r);
+
+/* Keys seen so far. */
+RDBKIT_API uint64_t rdbkit_reader_keys(const rdbkit_reader *r);
+
+/* Whether the RDB ended with a checksum that was looked at and is right. */
+RDBKIT_API int rdbkit_reader_verified(const rdbkit_reader *r);
+
+/* The first error, or one with code RDBKIT_OK. Valid as long as r. */
+RDBKIT_API const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r);
+
+/* ---- Losses ------------------------------------------------------------------------------------------- */
+
+/* What a target may not be able to hold. A loss makes a conversion fail with RDBKIT_ERR_LOSS unless losses
+ * are allowed; a note (from RDBKIT_NOTE_PENDING_GONE on) never does. docs/loss.md has the whole table. */
+typedef enum rdbkit_loss_kind {
+    RDBKIT_LOSS_STREAM,          /* the key is left out: the target has no streams */
+    RDBKIT_LOSS_STREAM_COUNTERS, /* entries-added, max-deleted or entries-read that cannot be rebuilt */
+    RDBKIT_LOSS_FIELD_EXPIRY,    /* hash fields are kept, and live for ever */
+    RDBKIT_LOSS_FUNCTION,        /* the library is left out */
+    RDBKIT_LOSS_MODULE,          /* the key is left out */
+    RDBKIT_LOSS_NAN_SCORE,       /* the member is left out: no server takes NaN */
+    RDBKIT_NOTE_PENDING_GONE,    /* pending entry whose message is deleted: no command makes one */
+    RDBKIT_NOTE_MODULE_VALUE,    /* carried as RESTORE: the target needs that module */
+    RDBKIT_NOTE_MODULE_AUX,      /* module data outside of keys: no command carries it */
+    RDBKIT_NOTE_DB_NUMBER,       /* a database above 15: the target needs a higher `databases` */
+    RDBKIT_NOTE_SLOT_IMPORT,     /* an unfinished slot import is left out */
+    RDBKIT_LOSS_KIND_N
+} rdbkit_loss_kind;
+
+/* Losses of one kind. key: the first key concerned (or a function's or module's name), up to 64 bytes. */
+typedef struct rdbkit_loss {
+    rdbkit_loss_kind kind;
+    const char *name; /* "field-expiry" */
+    const char *text; /* what is lost and what is kept, one line */
+    int is_note;
+    uint64_t keys;  /* keys (functions, libraries, databases) concerned */
+    uint64_t items; /* fields, groups, members or pending entries concerned */
+    uint64_t db;    /* of the first key, or RDBKIT_NO_DB */
+    uint64_t key_len;
+    char key[64];
+} rdbkit_loss;
+
+/* ---- Commands out ------------------------------------------------------------------------------------- */
+
+/* Take len bytes. Returns 0, or a negative errno, which ends the work with RDBKIT_ERR_IO. */
+typedef int (*rdbkit_write_fn)(void *ctx, const void *data, size_t len);
+
+/* A sink that turns events into commands of the Redis protocol, for redis-cli --pipe. */
+typedef struct rdbkit_resp rdbkit_resp;
+
+typedef struct rdbkit_resp_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    const rdbkit_target *target;       /* the server that will read them. Default: valkey-8.1 */
+    unsigned batch;      /* elements in one command, 1 to 100000. Default 64, as the servers' own rewrite */
+    int del_first;       /* 1: DEL before each key */
+    int replace;         /* 1: overwrite: REPLACE for RESTORE and FUNCTION LOAD, DEL before other values */
+    int single_db;       /* 1: no SELECT: all keys into the database of the connection */
+    int no_functions;    /* 1: leave functions out, without calling it a loss */
+    int allow_loss;      /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
+    int dry_run;         /* 1: write nothing, read on, collect the losses */
+} rdbkit_resp_options;
+
+RDBKIT_API void rdbkit_resp_options_init(rdbkit_resp_options *options);
+
+/* Make a sink. write, ctx: where the bytes go, in blocks of some 256 KiB that end with a whole command
+ * (but for values larger than that). Returns NULL when out of memory or when an option is out of range. */
+RDBKIT_API rdbkit_resp *rdbkit_resp_new(const rdbkit_resp_options *options, rdbkit_write_fn write, void *ctx);
+RDBKIT_API void rdbkit_resp_free(rdbkit_resp *s);
+
+/* The visitor to hand to a reader (with piece_len of 64 KiB, so that large strings pass in constant memory).
+ * Valid as long as s. */
+RDBKIT_API const rdbkit_visitor *rdbkit_resp_visitor(rdbkit_resp *s);
+
+/* Write out what is buffered, whole commands alone. Call it at the end, after an error too: the commands before
+ * the key at fault are complete. Returns RDBKIT_OK or RDBKIT_ERR_IO. */
+RDBKIT_API int rdbkit_resp_finish(rdbkit_resp *s);
+
+/* The losses found so far: index from 0, NULL past the end. Valid until the next event. */
+RDBKIT_API const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index);
+
+/* errno of the write that failed, or 0. */
+RDBKIT_API int rdbkit_resp_errno(const rdbkit_resp *s);
+
+/* ---- Check -------------------------------------------------------------------------------------------- */
+
+/* A sink that looks for what no reader can see alone: duplicate keys, and duplicate members or fields. */
+typedef struct rdbkit_check rdbkit_check;
+
+/* Room on disk for a check of very many keys (16 bytes for each key and each element of a large
+ * collection). write appends; read gives back len bytes from offset. Both return 0 or a negative errno. */
+typedef struct rdbkit_spill {
+    int (*write)(void *ctx, const void *data, size_t len);
+    int (*read)(void *ctx, uint64_t offset, void *data, size_t len);
+    void *ctx;
+} rdbkit_spill;
+
+/* What a check has found twice. The second record is the duplicate; offsets are those of the records of
+ * keys. field is 1 if it is a field or member inside the key at first_off. */
+typedef struct rdbkit_duplicate {
+    uint64_t first_off;
+    uint64_t second_off;
+    int field;
+} rdbkit_duplicate;
+
+/* Make a check. spill: NULL to keep everything in memory. Returns NULL when out of memory. */
+RDBKIT_API rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, const rdbkit_spill *spill);
+RDBKIT_API void rdbkit_check_free(rdbkit_check *c);
+RDBKIT_API const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c);
+
+/* After the last event: find what occurs twice. Duplicates are recognised by 80 bits of hash, so that a
+ * finding should be confirmed by reading the two records where that is possible.
+ * Returns how many were found (the first 16 can be had from rdbkit_check_duplicate), or a negative code. */
+RDBKIT_API int64_t rdbkit_check_finish(rdbkit_check *c);
+RDBKIT_API const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t index);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
