@@ -1,0 +1,53 @@
+/* fuzz.h - what the fuzz targets share: option bytes, chance, and a mutator that knows of the checksum.
+ *
+ * An input is an RDB, or four option bytes and an RDB. Include it once a program.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#ifndef FUZZ_H
+#define FUZZ_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../rdbkit.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+
+/* Takes the option bytes from the front; an input that begins with a magic has none: all zero. */
+static void fuzz_options(uint8_t options[4], const uint8_t **data, size_t *size) {
+    memset(options, 0, 4);
+    if (*size < 4 || !memcmp(*data, "REDI", 4) || !memcmp(*data, "VALK", 4)) return;
+    memcpy(options, *data, 4);
+    *data += 4;
+    *size -= 4;
+}
+
+static inline uint32_t fuzz_chance(uint32_t *state) {
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static _Noreturn void fuzz_fail(const char *what, long long a, long long b) {
+    fprintf(stderr, "FINDING: %s: %lld, %lld\n", what, a, b);
+    abort();
+}
+
+/* Mostly ends the input with a checksum of zero, which stands for none: otherwise hardly an input gets past it. */
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
+    size = LLVMFuzzerMutate(data, size, max_size);
+    uint32_t state = seed;
+    uint32_t what = fuzz_chance(&state) % 8;
+    if (size > 24 && what) {
+        memset(data + size - 8, 0, 8);
+        if (what == 1) data[size - 9] = 255;
+    }
+    return size;
+}
+
+#endif
