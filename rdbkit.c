@@ -22,13 +22,14 @@
  *   [16] rd_     RDB reader: state, lengths, strings, walks
  *   [17] val_    RDB reader: values
  *   [18] rec_    RDB reader: records, header, window
- *   [19] loss_   what a target cannot hold
- *   [20] resp_   commands out
- *   [21] rep_    check: what occurs twice
- *   [22] api     the public functions not defined in a room above
- *   [23] cli_    command line: options, messages, output, input
- *   [24] verb_   command line: the verbs
- *   [25] main_   command line: help, parsing, main
+ *   [19] out_    output in large blocks
+ *   [20] loss_   what a target cannot hold
+ *   [21] resp_   commands out
+ *   [22] rep_    check: what occurs twice
+ *   [23] api     the public functions not defined in a room above
+ *   [24] cli_    command line: options, messages, output, input
+ *   [25] verb_   command line: the verbs
+ *   [26] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -3275,7 +3276,78 @@ static int rec_finish(rdbkit_reader *r) {
 }
 
 
-/* ==== [19] loss_ : what a target cannot hold ====
+/* ==== [19] out_ : output in large blocks ====
+ *
+ * What every sink writes into: one block, which goes to the caller's function when it is full, or when the sink says
+ * so because what it holds is complete. Tests: through the sinks */
+
+#define OUT_LEN ((size_t)256 * 1024)
+
+typedef struct out_buf {
+    u8 *data; /* OUT_LEN bytes */
+    size_t len;
+    u64 sent;   /* bytes that went out before */
+    u64 crc;    /* of those */
+    int count;  /* 1: keep crc */
+    int silent; /* 1: nothing goes out */
+    int sys_errno;
+    rdbkit_write_fn write;
+    void *ctx;
+    rdbkit_allocator mem;
+} out_buf;
+
+static int out_init(out_buf *o, const rdbkit_allocator *mem, rdbkit_write_fn write_fn, void *ctx) {
+    memset(o, 0, sizeof *o);
+    o->mem = *mem;
+    o->write = write_fn, o->ctx = ctx;
+    o->data = mem->alloc(mem->ctx, OUT_LEN);
+    return o->data ? 0 : RDBKIT_ERR_NOMEM;
+}
+
+static void out_free(out_buf *o) {
+    if (o->data) o->mem.free(o->mem.ctx, o->data, OUT_LEN);
+    o->data = NULL;
+}
+
+static int out_send(out_buf *o, const void *data, size_t len) {
+    if (o->count) o->crc = crc_update(o->crc, data, len);
+    o->sent += len;
+    if (o->silent || !len) return 0;
+    int e = o->sys_errno ? -o->sys_errno : o->write(o->ctx, data, len);
+    if (!e) return 0;
+    o->sys_errno = e < 0 ? -e : EIO;
+    return RDBKIT_ERR_IO;
+}
+
+static int out_flush(out_buf *o) {
+    size_t n = o->len;
+    o->len = 0;
+    return out_send(o, o->data, n);
+}
+
+static PORT_NOINLINE int out_put_slow(out_buf *o, const void *data, size_t len) {
+    int st = out_flush(o);
+    if (st) return st;
+    if (len > OUT_LEN) return out_send(o, data, len);
+    memcpy(o->data, data, len);
+    o->len = len;
+    return 0;
+}
+
+/* Bytes as they are, however many. */
+PORT_INLINE int out_put(out_buf *o, const void *data, size_t len) {
+    if (PORT_UNLIKELY(len > OUT_LEN - o->len)) return out_put_slow(o, data, len);
+    port_copy(o->data + o->len, data, len);
+    o->len += len;
+    return 0;
+}
+
+/* Room for n bytes, at most a few thousand, at data + len. */
+PORT_INLINE int out_room(out_buf *o, size_t n) {
+    return PORT_UNLIKELY(n > OUT_LEN - o->len) ? out_flush(o) : 0;
+}
+
+/* ==== [20] loss_ : what a target cannot hold ====
  *
  * One row a kind, counted, with the first key of each. docs/loss.md is tested against this table.
  * Tests: tests/server_test.py, tests/cli_test.py */
@@ -3327,7 +3399,7 @@ static const rdbkit_loss *loss_at(const loss_set *set, size_t index) {
     return NULL;
 }
 
-/* ==== [20] resp_ : commands out ====
+/* ==== [21] resp_ : commands out ====
  *
  * Events become commands of the Redis protocol in one large buffer, which goes out when it is full, at the end
  * of a command. Elements are sent up to `batch` in a command; the number of arguments stands before them, so a
@@ -3336,7 +3408,6 @@ static const rdbkit_loss *loss_at(const loss_set *set, size_t index) {
  *
  * What is sent, by type: docs/resp.md. Tests: tests/server_test.py, tests/cli_test.py, fuzz/fuzz_resp.c */
 
-#define RESP_OUT ((size_t)256 * 1024)
 #define RESP_FLUSH ((size_t)128 * 1024) /* a command is begun below this */
 #define RESP_BATCH ((size_t)96 * 1024)  /* bytes in a batch, so that one always ends inside the buffer */
 #define RESP_BIG ((size_t)24 * 1024)    /* a key over this, or an element over twice this, makes no batches */
@@ -3354,9 +3425,8 @@ static const resp_verb resp_rpush = {"$5\r\nRPUSH\r\n", 1}, resp_sadd = {"$4\r\n
                        resp_zadd = {"$4\r\nZADD\r\n", 2}, resp_hset = {"$4\r\nHSET\r\n", 2};
 
 struct rdbkit_resp {
-    u8 *out;
-    size_t len;
-    size_t cmd_at; /* where the last command begins that may not be complete */
+    out_buf out;
+    u64 cmd_off; /* where the command begins that may not be complete, from the start of the output */
     /* the batch at hand */
     const resp_verb *verb; /* NULL: none is open */
     size_t batch_n;
@@ -3389,9 +3459,6 @@ struct rdbkit_resp {
 
     u64 db; /* selected, or RDBKIT_NO_DB */
     loss_set loss;
-    int sys_errno;
-    rdbkit_write_fn write;
-    void *ctx;
     rdbkit_resp_options opt;
     const rdbkit_target *target;
     rdbkit_allocator mem;
@@ -3400,42 +3467,26 @@ struct rdbkit_resp {
 
 /* ---- the buffer ---- */
 
-static int resp_send(rdbkit_resp *s, const void *data, size_t len) {
-    if (s->opt.dry_run || !len) return 0;
-    int e = s->write(s->ctx, data, len);
-    if (!e) return 0;
-    s->sys_errno = e < 0 ? -e : EIO;
-    return RDBKIT_ERR_IO;
+/* Bytes of a command. If the buffer has to be emptied in the midst of one, that one is on its way. */
+PORT_INLINE int resp_put(rdbkit_resp *s, const void *data, size_t len) {
+    return out_put(&s->out, data, len);
 }
 
-static int resp_flush(rdbkit_resp *s) {
-    size_t n = s->len;
-    s->len = s->cmd_at = 0;
-    return resp_send(s, s->out, n);
+/* All that was put so far is complete. */
+PORT_INLINE void resp_complete(rdbkit_resp *s) {
+    s->cmd_off = s->out.sent + s->out.len;
 }
 
 /* A command begins. */
 PORT_INLINE int resp_begin(rdbkit_resp *s) {
-    int st = PORT_UNLIKELY(s->len >= RESP_FLUSH) ? resp_flush(s) : 0;
-    s->cmd_at = s->len;
+    int st = PORT_UNLIKELY(s->out.len >= RESP_FLUSH) ? out_flush(&s->out) : 0;
+    resp_complete(s);
     return st;
 }
 
-static PORT_NOINLINE int resp_put_slow(rdbkit_resp *s, const void *data, size_t len) {
-    int st = resp_flush(s);
-    if (st) return st;
-    if (len > RESP_OUT) return resp_send(s, data, len);
-    memcpy(s->out, data, len);
-    s->len = len;
-    return 0;
-}
-
-/* Bytes as they are. */
-PORT_INLINE int resp_put(rdbkit_resp *s, const void *data, size_t len) {
-    if (PORT_UNLIKELY(len > RESP_OUT - s->len)) return resp_put_slow(s, data, len);
-    port_copy(s->out + s->len, data, len);
-    s->len += len;
-    return 0;
+/* Where the command at hand begins in the buffer, if all of it is there. */
+PORT_INLINE size_t resp_cmd_at(const rdbkit_resp *s) {
+    return s->cmd_off > s->out.sent ? (size_t)(s->cmd_off - s->out.sent) : 0;
 }
 
 /* mark, n, CR LF. */
@@ -3463,9 +3514,10 @@ static PORT_NOINLINE int resp_arg_slow(rdbkit_resp *s, const void *data, size_t 
 
 /* An argument. */
 PORT_INLINE int resp_arg(rdbkit_resp *s, const void *data, size_t len) {
-    size_t room = RESP_OUT - s->len;
+    out_buf *o = &s->out;
+    size_t room = OUT_LEN - o->len;
     if (PORT_UNLIKELY(room < 2 * RESP_HEAD || len > room - 2 * RESP_HEAD)) return resp_arg_slow(s, data, len);
-    s->len = (size_t)(resp_bulk(s->out + s->len, data, len) - s->out);
+    o->len = (size_t)(resp_bulk(o->data + o->len, data, len) - o->data);
     return 0;
 }
 
@@ -3575,28 +3627,30 @@ static int resp_close(rdbkit_resp *s) {
     if (!s->verb) return 0;
     u8 head[RESP_HEAD + NUM_INT_MAX];
     size_t n = (size_t)(resp_head(head, '*', 2 + (u64)s->verb->args * s->batch_n) - head);
-    u8 *at = s->out + s->cmd_at;
+    out_buf *o = &s->out;
+    size_t begin = resp_cmd_at(s);
+    u8 *at = o->data + begin;
     s->verb = NULL;
     if (!s->alone) {
         if (n < s->head_len) {
-            memmove(at + n, at + s->head_len, s->len - s->cmd_at - s->head_len);
-            s->len -= s->head_len - n;
+            memmove(at + n, at + s->head_len, o->len - begin - s->head_len);
+            o->len -= s->head_len - n;
         }
         memcpy(at, head, n);
     }
-    s->cmd_at = s->len;
+    resp_complete(s);
     if (!s->fields_n && !s->after.len) return 0;
     int st = resp_keep_expiry(s);
     if (!st) st = resp_begin(s);
     if (!st) st = resp_put(s, s->after.data, s->after.len);
     s->after.len = 0;
-    s->cmd_at = s->len;
+    resp_complete(s);
     return st;
 }
 
 /* Make sure that a command of this kind is open and takes an element of len bytes. */
 PORT_INLINE int resp_element(rdbkit_resp *s, const resp_verb *verb, size_t len) {
-    if (PORT_LIKELY(s->verb && s->batch_n < s->opt.batch && !s->alone && len < RESP_BATCH - (s->len - s->cmd_at))) {
+    if (PORT_LIKELY(s->verb && s->batch_n < s->opt.batch && !s->alone && len < RESP_BATCH - (s->out.len - resp_cmd_at(s)))) {
         s->batch_n++;
         return 0;
     }
@@ -3939,7 +3993,7 @@ static int resp_key_end(void *user) {
     if (!st) st = resp_claim(s);
     if (!st && s->raw_on && !s->opt.dry_run) st = resp_restore(s);
     if (!st && s->expire_ms != RDBKIT_NO_EXPIRY) st = resp_key_number(s, "$9\r\nPEXPIREAT\r\n", s->expire_ms);
-    s->cmd_at = s->len;
+    resp_complete(s);
     return st;
 }
 
@@ -3963,7 +4017,7 @@ static int resp_function(void *user, rdbkit_str code, int opcode) {
     int st = resp_command(s, s->opt.replace ? 4 : 3, "$8\r\nFUNCTION\r\n$4\r\nLOAD\r\n");
     if (!st && s->opt.replace) st = resp_arg_text(s, "REPLACE");
     if (!st) st = resp_arg(s, code.data, code.len);
-    s->cmd_at = s->len;
+    resp_complete(s);
     return st;
 }
 
@@ -3982,7 +4036,7 @@ static void resp_free(rdbkit_resp *s) {
     mem_buf *bufs[] = {&s->key, &s->raw, &s->after, &s->fields, &s->ids, &s->group, &s->consumer, &s->claim};
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) mem_buf_free(&s->mem, bufs[i]);
     rdbkit_allocator mem = s->mem;
-    if (s->out) mem.free(mem.ctx, s->out, RESP_OUT);
+    out_free(&s->out);
     mem.free(mem.ctx, s, sizeof *s);
 }
 
@@ -3993,7 +4047,6 @@ static rdbkit_resp *resp_new(const rdbkit_resp_options *options, rdbkit_write_fn
     s->mem = mem;
     s->opt = *options;
     s->target = options->target;
-    s->write = write, s->ctx = ctx;
     s->db = RDBKIT_NO_DB;
     loss_init(&s->loss);
     rdbkit_visitor v = {0};
@@ -4007,19 +4060,21 @@ static rdbkit_resp *resp_new(const rdbkit_resp_options *options, rdbkit_write_fn
     v.stream_group = resp_stream_group, v.stream_consumer = resp_stream_consumer;
     v.stream_pending = resp_stream_pending;
     s->visitor = v;
-    s->out = mem.alloc(mem.ctx, RESP_OUT);
-    if (s->out) return s;
+    if (out_init(&s->out, &mem, write, ctx) == 0) {
+        s->out.silent = options->dry_run;
+        return s;
+    }
     resp_free(s);
     return NULL;
 }
 
 /* What is complete goes out; what is not is forgotten. */
 static int resp_finish(rdbkit_resp *s) {
-    s->len = s->cmd_at;
-    return s->sys_errno ? RDBKIT_ERR_IO : resp_flush(s);
+    s->out.len = resp_cmd_at(s);
+    return out_flush(&s->out);
 }
 
-/* ==== [21] rep_ : check: what occurs twice ====
+/* ==== [22] rep_ : check: what occurs twice ====
  *
  * A server dies of a key that stands twice in a file, and of a field or member that stands twice in a value. To
  * see that in a file of any size in little memory, each key leaves a record of 16 bytes: 64 bits of its hash,
@@ -4268,7 +4323,7 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     return NULL;
 }
 
-/* ==== [22] api : the public functions not defined in a room above ====
+/* ==== [23] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -4451,7 +4506,7 @@ const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index) {
 }
 
 int rdbkit_resp_errno(const rdbkit_resp *s) {
-    return s->sys_errno;
+    return s->out.sys_errno;
 }
 
 rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, const rdbkit_spill *spill) {
@@ -4474,7 +4529,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-/* ==== [23] cli_ : command line: options, messages, output, input ====
+/* ==== [24] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -5229,7 +5284,7 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [24] verb_ : command line: the verbs ====
+/* ==== [25] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
 
@@ -6147,7 +6202,7 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
     return code ? code : verb_resp_run(c, src, &options, refuse);
 }
 
-/* ==== [25] main_ : command line: help, parsing, main ====
+/* ==== [26] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 
