@@ -707,8 +707,10 @@ static int lzf_decode(const u8 *in, size_t clen, u8 *out, size_t ulen) {
             memset(o, *from, n);
         } else if (d >= 8) {
             for (size_t i = 0; i < n; i += 8) memcpy(o + i, from + i, 8);
-        } else {
-            for (size_t i = 0; i < n; i++) o[i] = from[i];
+        } else { /* a short pattern: once it fills 16 bytes it repeats at a distance that is long enough */
+            size_t far = d * (16 / d + 1);
+            for (size_t i = 0; i < far - d && i < n; i++) o[i] = from[i];
+            for (size_t i = far - d; i < n; i += 16) memcpy(o + i, o + i - far, 16);
         }
         o += n;
     }
@@ -945,11 +947,10 @@ static u8 *num_place_point(u8 *out, u64 digits, int exp10) {
 static u8 *num_double(u8 *out, double v) {
     u64 bits;
     memcpy(&bits, &v, 8);
-    if (bits >> 63) *out++ = '-';
+    if (v == v && bits >> 63) *out++ = '-';
     bits &= ~((u64)1 << 63);
     if (bits >= (u64)0x7ff << 52) {
-        if (bits > (u64)0x7ff << 52 && out[-1] == '-') out--;
-        memcpy(out, bits > (u64)0x7ff << 52 ? "nan" : "inf", 3);
+        memcpy(out, v == v ? "inf" : "nan", 3);
         return out + 3;
     }
     if (!bits) {
@@ -1496,8 +1497,7 @@ static rdbkit_stream_id strm_id_be(const u8 *p) {
     return id;
 }
 
-/* An entry of the listpack that has to be an integer. */
-static int strm_int(pk_cursor *lp, i64 *v) {
+static PORT_NOINLINE int strm_int_slow(pk_cursor *lp, i64 *v) {
     pk_item it;
     const u8 *at = lp->p;
     int st = lp_next(lp, &it);
@@ -1508,7 +1508,17 @@ static int strm_int(pk_cursor *lp, i64 *v) {
     return PK_ITEM;
 }
 
-static int strm_str(pk_cursor *lp, pk_item *it) {
+/* An entry of the listpack that has to be an integer; most are of seven bits. */
+PORT_INLINE int strm_int(pk_cursor *lp, i64 *v) {
+    const u8 *p = lp->p;
+    if (PORT_UNLIKELY(lp->end - p < 2 || p[0] > 127 || p[1] != 1)) return strm_int_slow(lp, v);
+    *v = p[0];
+    lp->p = p + 2;
+    lp->n++;
+    return PK_ITEM;
+}
+
+PORT_INLINE int strm_str(pk_cursor *lp, pk_item *it) {
     const u8 *at = lp->p;
     int st = lp_next(lp, it);
     return st == PK_END ? pk_fail(lp, at, "stream node ends inside an entry", 0, 0) : st;
@@ -1538,10 +1548,9 @@ static int strm_next(strm_node *n, strm_entry *e) {
     pk_cursor *lp = &n->lp;
     i64 ms, seq, fields;
     e->at = lp->p;
-    int st = lp_next(lp, &it);
+    int st = lp->p == lp->end ? lp_next(lp, &it) : strm_int(lp, &e->flags);
     if (st) return st;
-    if (it.data || it.num < 0 || it.num > 3) return pk_fail(lp, e->at, "no such entry flags", 0, 0);
-    e->flags = it.num;
+    if (e->flags < 0 || e->flags > 3) return pk_fail(lp, e->at, "no such entry flags", 0, 0);
     if (strm_int(lp, &ms) || strm_int(lp, &seq)) return PK_BAD;
     e->id.ms = n->key.ms + (u64)ms, e->id.seq = n->key.seq + (u64)seq;
     e->fields = n->master_fields;
@@ -1556,6 +1565,16 @@ static int strm_next(strm_node *n, strm_entry *e) {
 static int strm_field(strm_node *n, strm_entry *e, pk_item *field, pk_item *value) {
     if (strm_str(e->flags & STRM_SAME_FIELDS ? &e->names : &n->lp, field)) return PK_BAD;
     return strm_str(&n->lp, value);
+}
+
+/* Pass the fields by. */
+static int strm_skip_fields(strm_node *n, const strm_entry *e) {
+    pk_item it;
+    u64 left = e->flags & STRM_SAME_FIELDS ? e->fields : 2 * e->fields;
+    if (e->fields > (u64)(n->lp.end - n->lp.p)) return pk_fail(&n->lp, e->at, "entry of %llu fields", e->fields, 0);
+    while (left--)
+        if (strm_str(&n->lp, &it)) return PK_BAD;
+    return PK_ITEM;
 }
 
 static int strm_entry_end(strm_node *n, const strm_entry *e) {
@@ -1575,7 +1594,6 @@ typedef struct strm_summary {
 
 static int strm_node_check(strm_node *n, rdbkit_stream_id key, const u8 *blob, size_t len, strm_summary *sum) {
     strm_entry e;
-    pk_item field, value;
     memset(sum, 0, sizeof *sum);
     sum->sorted = 1;
     int st = strm_node_open(n, key, blob, len);
@@ -1583,8 +1601,7 @@ static int strm_node_check(strm_node *n, rdbkit_stream_id key, const u8 *blob, s
     for (int first = 1; st == PK_ITEM; first = 0) {
         st = strm_next(n, &e);
         if (st) break;
-        for (u64 i = 0; i < e.fields; i++)
-            if (strm_field(n, &e, &field, &value)) return PK_BAD;
+        if (strm_skip_fields(n, &e)) return PK_BAD;
         st = strm_entry_end(n, &e);
         int c = strm_id_cmp(e.id, prev);
         if (first ? c < 0 : c <= 0) sum->sorted = 0;
@@ -1892,6 +1909,7 @@ struct rdbkit_reader {
     u64 piece_left, piece_total, piece_off;
     i64 min_expire;
     u64 blob_n; /* entries of the last packed blob */
+    u64 items;  /* elements of a list so far */
     rd_walk_state walk;
     rd_stream_state strm;
 
@@ -2104,6 +2122,7 @@ static int rd_count(rdbkit_reader *r, size_t head) {
         return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "empty collection");
     r->p = p;
     r->started = 1;
+    r->items = 0;
     return 0;
 }
 
@@ -2602,6 +2621,8 @@ static int val_packed(rdbkit_reader *r) {
     return st ? st : rd_key_end(r);
 }
 
+#define VAL_NODE_MAX 65535 /* elements that a server's list node can count */
+
 /* Nodes of a list: a ziplist each (14), or a listpack (container 2) or one element (container 1) each (18). */
 static int val_quicklist(rdbkit_reader *r) {
     enum { PLAIN = 1, PACKED = 2 };
@@ -2624,14 +2645,20 @@ static int val_quicklist(rdbkit_reader *r) {
         if (st) return st;
         if (container == PLAIN && s.len == 0)
             return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "empty string as a plain list node");
+        u64 items = container == PACKED ? r->blob_n : 1;
+        if (items > VAL_NODE_MAX && r->opt.deep)
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "list node of %llu elements, servers count to 65535",
+                           (unsigned long long)items);
         r->p = p;
         r->n--;
+        r->items += items;
         if (container == PACKED)
             st = val_emit_items(r, kind, s, r->v.list_item);
         else if (r->v.list_item && (st = r->v.list_item(r->v.user, s)))
             st = rd_stop(r, st);
         if (st) return st;
     }
+    if (!r->items && r->opt.deep) return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "list of empty nodes alone");
     return rd_key_end(r);
 }
 
@@ -4078,15 +4105,17 @@ static int resp_finish(rdbkit_resp *s) {
  *
  * A server dies of a key that stands twice in a file, and of a field or member that stands twice in a value. To
  * see that in a file of any size in little memory, each key leaves a record of 16 bytes: 64 bits of its hash,
- * then 16 bits more and the 48-bit offset of its record. Records go to one of 256 parts by their first byte, and
- * the parts to the spill in chunks; at the end each part is looked through on its own. Fields and members of
- * small collections are looked at on the spot, those of large ones leave records too, hashed together with the
- * offset of their key. Memory: 1 MiB, and 16 bytes for each 256th record. Tests: tests/test_api.c */
+ * then 16 bits more and the 48-bit offset of its record. Records go to one of 128 parts by their first bits, and
+ * the parts to the spill in chunks; at the end each part is looked through on its own, in as many passes as the
+ * table needs. Fields and members of small collections are looked at on the spot, those of large ones leave
+ * records too, hashed together with the offset of their key. Memory: 2 MiB; without a spill, 16 bytes a record.
+ * Tests: tests/test_api.c, tests/test_fixtures.c */
 
-#define REP_PARTS 256
-#define REP_CHUNK 127                      /* records in a chunk; the 128th place is the link */
-#define REP_STAGE ((size_t)64 * 1024)      /* bytes written to the spill at once */
-#define REP_LOCAL 1024                     /* fields looked at on the spot */
+#define REP_PARTS 128
+#define REP_CHUNK 511                   /* records in a chunk; the 512th place is the link */
+#define REP_SLOTS ((size_t)1 << 16)     /* of the table that a part is looked through with: stays in the cache */
+#define REP_PASS (REP_SLOTS / 8 * 5)    /* records in it at the most */
+#define REP_LOCAL 1024                  /* fields looked at on the spot */
 #define REP_LOCAL_SLOTS (2 * REP_LOCAL)
 #define REP_SHOWN 16
 #define REP_OFF_MASK (((u64)1 << 48) - 1)
@@ -4113,10 +4142,10 @@ struct rdbkit_check {
     rdbkit_spill spill;
     int have_spill;
     rdbkit_visitor visitor;
-    rep_chunk *parts;  /* the chunks being filled */
-    mem_buf stage;     /* full chunks, all of them or those not written yet */
-    u64 chunks;        /* full chunks so far */
-    u64 staged_from;   /* number of chunks that are written */
+    rep_chunk *parts; /* the chunks being filled */
+    mem_buf full;     /* full chunks, where there is no spill */
+    u64 chunks;       /* how many */
+    u64 counts[REP_PARTS];
     u64 key_off;
     u64 fields;        /* of the collection at hand, as far as they are looked at */
     u64 epoch;         /* one a collection */
@@ -4127,11 +4156,11 @@ struct rdbkit_check {
 
 /* 128 bits of hash, by multiplying. Not proof against an enemy, who could make a sound file look like one with
  * duplicates: so a finding is confirmed by reading the two records. */
-static void rep_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
+PORT_INLINE void rep_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
     static const u64 k[] = {0xa0761d6478bd642fULL, 0xe7037ed1a0b428dbULL, 0x8ebc6af09c88c6e3ULL, 0x589965cc75374cc3ULL};
     const u8 *p = (const u8 *)s.data;
     size_t n = s.len;
-    u64 x = seed ^ k[0], y = (u64)n * k[1], lo = 0, hi = 0, h;
+    u64 x = (seed + 1) * k[0], y = (u64)n * k[1], lo = 0, hi = 0, h;
     for (; n > 16; p += 16, n -= 16) {
         u64 l = port_mul128(port_le64(p) ^ k[2], port_le64(p + 8) ^ x, &h);
         x = l ^ h;
@@ -4143,10 +4172,10 @@ static void rep_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
         lo = port_le32(p), hi = port_le32(p + n - 4);
     else if (n)
         lo = (u64)p[0] << 16 | (u64)p[n / 2] << 8 | p[n - 1];
-    u64 l = port_mul128(lo ^ k[2] ^ x, hi ^ k[3] ^ y, &h);
-    u64 l2 = port_mul128(l ^ k[0], h ^ k[1], a);
-    *a ^= l2;
-    *b = port_mul128(l ^ k[3], h ^ x, &h) ^ h;
+    u64 l = port_mul128(lo ^ k[2] ^ x, hi ^ k[3] ^ y, &h), h2;
+    l = port_mul128(l ^ k[0], h ^ k[1], &h2);
+    *a = l ^ h2;
+    *b = h2;
 }
 
 static void rep_found(rdbkit_check *c, rep_record x, rep_record y) {
@@ -4162,30 +4191,26 @@ static int rep_same(rep_record x, rep_record y) {
     return x.hash == y.hash && !((x.more ^ y.more) & ~REP_OFF_MASK);
 }
 
-/* Write out what is staged. */
-static int rep_unstage(rdbkit_check *c) {
-    int e = c->spill.write(c->spill.ctx, c->stage.data, c->stage.len);
-    c->stage.len = 0;
-    c->staged_from = c->chunks;
-    return e ? RDBKIT_ERR_IO : 0;
-}
-
 /* A part's chunk is full. */
 static PORT_NOINLINE int rep_chunk_out(rdbkit_check *c, rep_chunk *part) {
-    if (c->have_spill && c->stage.len + sizeof *part > REP_STAGE && rep_unstage(c)) return RDBKIT_ERR_IO;
-    if (mem_buf_add(&c->mem, &c->stage, part, sizeof *part)) return RDBKIT_ERR_NOMEM;
+    if (!c->have_spill) {
+        if (mem_buf_add(&c->mem, &c->full, part, sizeof *part)) return RDBKIT_ERR_NOMEM;
+    } else if (c->spill.write(c->spill.ctx, part, sizeof *part)) {
+        return RDBKIT_ERR_IO;
+    }
+    c->counts[part - c->parts] += part->n;
     part->prev = ++c->chunks;
     part->n = 0;
     return 0;
 }
 
 PORT_INLINE int rep_add(rdbkit_check *c, rep_record x) {
-    rep_chunk *part = &c->parts[x.hash >> 56];
+    rep_chunk *part = &c->parts[x.hash >> 57];
     part->records[part->n++] = x;
     return PORT_UNLIKELY(part->n == REP_CHUNK) ? rep_chunk_out(c, part) : 0;
 }
 
-static rep_record rep_record_of(u64 seed, u64 off, rdbkit_str s) {
+PORT_INLINE rep_record rep_record_of(u64 seed, u64 off, rdbkit_str s) {
     rep_record x;
     u64 more;
     rep_hash(seed, s, &x.hash, &more);
@@ -4245,19 +4270,19 @@ static int rep_hash_field(void *user, rdbkit_str field, rdbkit_str value, int64_
 /* The number-th full chunk, from 1. */
 static int rep_chunk_in(rdbkit_check *c, u64 number, rep_chunk *out) {
     u64 off = (number - 1) * sizeof *out;
-    if (number > c->staged_from) {
-        memcpy(out, c->stage.data + (size_t)(off - c->staged_from * sizeof *out), sizeof *out);
-        return 0;
-    }
-    return c->spill.read(c->spill.ctx, off, out, sizeof *out) ? RDBKIT_ERR_IO : 0;
+    if (c->have_spill) return c->spill.read(c->spill.ctx, off, out, sizeof *out) ? RDBKIT_ERR_IO : 0;
+    memcpy(out, c->full.data + off, sizeof *out);
+    return 0;
 }
 
-/* Put a chunk's records into the table; what is there already is a duplicate. */
-static void rep_table_add(rdbkit_check *c, rep_record *table, size_t mask, const rep_chunk *chunk) {
+/* Put those of a chunk's records whose turn it is into the table; what is there already is a duplicate. An offset is
+ * never 0 (a header comes first), so an empty place has none. */
+static void rep_table_add(rdbkit_check *c, rep_record *table, const rep_chunk *chunk, u64 pass, u64 passes) {
     for (u64 i = 0; i < chunk->n; i++) {
         rep_record x = chunk->records[i];
-        size_t at = (size_t)x.hash & mask;
-        while (table[at].more && !rep_same(table[at], x)) at = (at + 1) & mask;
+        if (passes > 1 && (x.hash >> 20) % passes != pass) continue;
+        size_t at = (size_t)x.hash % REP_SLOTS;
+        while (table[at].more && !rep_same(table[at], x)) at = (at + 1) % REP_SLOTS;
         if (table[at].more)
             rep_found(c, table[at], x);
         else
@@ -4265,41 +4290,36 @@ static void rep_table_add(rdbkit_check *c, rep_record *table, size_t mask, const
     }
 }
 
-/* One part: a table of its records, twice as large as there are. An offset is never 0 (a header comes first), so
- * an empty place has none. */
-static int rep_part(rdbkit_check *c, const rep_chunk *last) {
-    rep_chunk chunk = *last;
-    u64 n = last->n;
-    int st = 0;
-    for (u64 at = last->prev; at && !st; at = chunk.prev, n += REP_CHUNK) st = rep_chunk_in(c, at, &chunk);
-    if (st || n < 2) return st;
-    size_t size = 64;
-    while (size / 2 < n && size < SIZE_MAX / 64) size *= 2;
-    rep_record *table = c->mem.alloc(c->mem.ctx, size * sizeof *table);
-    if (!table) return RDBKIT_ERR_NOMEM;
-    memset(table, 0, size * sizeof *table);
-    chunk = *last;
-    for (;;) {
-        rep_table_add(c, table, size - 1, &chunk);
-        if (!chunk.prev || (st = rep_chunk_in(c, chunk.prev, &chunk))) break;
-        chunk.n = REP_CHUNK;
+/* Look through one part. */
+static int rep_part(rdbkit_check *c, const rep_chunk *last, u64 n, rep_record *table, rep_chunk *chunk) {
+    u64 passes = n / REP_PASS + 1;
+    for (u64 pass = 0; pass < passes && n > 1; pass++) {
+        memset(table, 0, REP_SLOTS * sizeof *table);
+        rep_table_add(c, table, last, pass, passes);
+        for (u64 at = last->prev; at; at = chunk->prev) {
+            int st = rep_chunk_in(c, at, chunk);
+            if (st) return st;
+            rep_table_add(c, table, chunk, pass, passes);
+        }
     }
-    c->mem.free(c->mem.ctx, table, size * sizeof *table);
-    return st;
+    return 0;
 }
 
 static int64_t rep_finish(rdbkit_check *c) {
-    for (size_t i = 0; i < REP_PARTS; i++) {
-        int st = rep_part(c, &c->parts[i]);
-        if (st) return st;
-    }
-    return c->found;
+    rep_record *table = c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof *table);
+    rep_chunk *chunk = c->mem.alloc(c->mem.ctx, sizeof *chunk);
+    int st = table && chunk ? 0 : RDBKIT_ERR_NOMEM;
+    for (size_t i = 0; i < REP_PARTS && !st; i++)
+        st = rep_part(c, &c->parts[i], c->counts[i] + c->parts[i].n, table, chunk);
+    if (table) c->mem.free(c->mem.ctx, table, REP_SLOTS * sizeof *table);
+    if (chunk) c->mem.free(c->mem.ctx, chunk, sizeof *chunk);
+    return st ? st : c->found;
 }
 
 static void rep_free(rdbkit_check *c) {
     if (!c) return;
     rdbkit_allocator mem = c->mem;
-    mem_buf_free(&mem, &c->stage);
+    mem_buf_free(&mem, &c->full);
     if (c->parts) mem.free(mem.ctx, c->parts, REP_PARTS * sizeof *c->parts);
     if (c->local) mem.free(mem.ctx, c->local, REP_LOCAL_SLOTS * sizeof *c->local);
     mem.free(mem.ctx, c, sizeof *c);
@@ -4312,7 +4332,8 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     c->mem = mem;
     c->have_spill = spill != NULL;
     if (spill) c->spill = *spill;
-    c->parts = mem_new(&mem, REP_PARTS * sizeof *c->parts);
+    c->parts = mem.alloc(mem.ctx, REP_PARTS * sizeof *c->parts);
+    for (size_t i = 0; c->parts && i < REP_PARTS; i++) c->parts[i].prev = c->parts[i].n = 0;
     c->local = mem_new(&mem, REP_LOCAL_SLOTS * sizeof *c->local);
     rdbkit_visitor v = {0};
     v.user = c;
