@@ -1,0 +1,462 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Holds docs/ and README.md to the program and the library: programs compile and run, tables agree, links lead somewhere.
+
+    tests/docs_test.py [TEXT]     TEXT: only tests with it in their name
+
+Needs Python's standard library, a C compiler ($CC or cc; else tests of programs are skipped), ./rdbkit (or $RDBKIT) and
+./librdbkit.a. The shell examples of README.md are run by tests/cli_test.py. The last line is "N passed, N failed, N skipped".
+"""
+import glob
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import traceback
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RDBKIT = os.path.abspath(os.environ.get("RDBKIT") or os.path.join(ROOT, "rdbkit"))
+LIBRARY = os.path.join(ROOT, "librdbkit.a")
+CC = shlex.split(os.environ.get("CC") or "cc")
+FLAGS = shlex.split(os.environ.get("CPPFLAGS", ""))
+LIBS = shlex.split(os.environ.get("LDFLAGS", "")) + ["-llzf", "-lz"]
+tests = []
+facts_kept = {}
+
+
+def test(function):
+    tests.append(function)
+    return function
+
+
+class Skipped(Exception):
+    pass
+
+
+def expect(condition, what, *more):
+    if not condition:
+        raise AssertionError(" ".join([what] + [repr(m) for m in more]))
+
+
+def equal(documented, real, what):
+    """Both are lists or sets of things that print well."""
+    lacks = [x for x in real if x not in documented]
+    extra = [x for x in documented if x not in real]
+    expect(not lacks and not extra, "%s: not documented: %s; documented, not there: %s" % (what, lacks[:8], extra[:8]))
+    if isinstance(documented, list):
+        expect(documented == real, "%s: another order or number:" % what, documented)
+
+
+def read(name):
+    with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+        return f.read()
+
+
+def cells(row):
+    """The cells of a table row; a \\| is text."""
+    return [c.strip().replace("\\|", "|") for c in re.split(r"(?<!\\)\|", row)[1:-1]]
+
+
+def tables(text):
+    """All markdown tables: lists of rows, the head first."""
+    out = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        rows = [cells(line) for line in block.splitlines()]
+        if len(rows) > 2 and all(re.fullmatch(r":?-+:?", c) for c in rows[1]):
+            out.append([rows[0]] + rows[2:])
+    return out
+
+
+def table(name, *head):
+    """The rows below the one table of a file whose head begins so."""
+    found = [t for t in tables(read(name)) if t[0][:len(head)] == list(head)]
+    expect(len(found) == 1, "%s has %d tables with the head %s" % (name, len(found), head))
+    return found[0][1:]
+
+
+def bare(cell):
+    return cell[1:-1] if cell.startswith("`") and cell.endswith("`") else cell
+
+
+def run(*args, data=None):
+    p = subprocess.run([RDBKIT] + list(args), input=data, stdin=None if data is not None else subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    return p.returncode, p.stdout, p.stderr.decode(errors="replace")
+
+
+def compile_c(source, name, library=True):
+    if library and os.environ.get("SANITIZED"):
+        raise Skipped("the library is built with sanitizers")
+    if not shutil.which(CC[0]):
+        raise Skipped("no C compiler %s" % CC[0])
+    with open(name + ".c", "w", encoding="utf-8") as f:
+        f.write(source)
+    p = subprocess.run(CC + ["-std=c99" if library else "-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration",
+                             "-I", ROOT] + FLAGS + [name + ".c"] + ([LIBRARY] if library else []) + LIBS + ["-o", name],
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    text = p.stdout.decode(errors="replace")
+    expect(p.returncode == 0, "does not compile:", text[:2000])
+    return text
+
+
+FACTS = r"""
+#include "%s/rdbkit.c"
+int main(void) {
+    const rdbkit_type *t;
+    const rdbkit_target *g;
+    for (size_t i = 0; (t = rdbkit_type_at(i)) != NULL; i++)
+        printf("type\t%%d\t%%s\t%%s\t%%d\t%%s\n", t->number,
+               t->lineage == RDBKIT_REDIS ? "Redis" : t->lineage == RDBKIT_VALKEY ? "Valkey" : "both", t->name, t->rdb_version,
+               t->layout ? t->layout : "-");
+    for (size_t i = 0; i < RDBKIT_LOSS_KIND_N; i++)
+        printf("loss\t%%s\t%%s\t%%s\n", loss_kinds[i].name, loss_kinds[i].is_note ? "note" : "loss", loss_kinds[i].text);
+    for (size_t i = 0; (g = rdbkit_target_at(i)) != NULL; i++)
+        if (g->max_valkey_version)
+            printf("target\t%%s\t%%d\t%%d behind REDIS, %%d behind VALKEY\n", g->name, g->rdb_version, g->max_redis_version,
+                   g->max_valkey_version);
+        else printf("target\t%%s\t%%d\t%%d\n", g->name, g->rdb_version, g->max_redis_version);
+    for (size_t i = 0; i < FMT_ALIAS_N; i++) printf("alias\t%%s\t%%s\n", fmt_aliases[i].name, fmt_aliases[i].target);
+    for (size_t i = 0; i < sizeof fmt_opcodes / sizeof fmt_opcodes[0]; i++) printf("opcode\t%%d\n", fmt_opcodes[i].number);
+    printf("default\t%%s\n", "valkey-8");
+    return 0;
+}
+"""
+
+
+def facts(kind):
+    """What the library says of itself, from the tables inside of rdbkit.c: rows of texts."""
+    if not facts_kept:
+        compile_c(FACTS % ROOT, "facts", library=False)
+        for line in subprocess.run(["./facts"], stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode().splitlines():
+            row = line.split("\t")
+            facts_kept.setdefault(row[0], []).append(row[1:])
+    return facts_kept[kind]
+
+
+# ---- Programs ----------------------------------------------------------------------------------------------------------
+
+
+def programs(name):
+    found = [p for p in re.findall(r"^```c\n(.*?)^```", read(name), re.M | re.S) if "int main(" in p]
+    expect(found, "no complete program in " + name)
+    return found
+
+
+def run_programs(name, least):
+    found = programs(name)
+    expect(len(found) >= least, "%d programs in %s" % (len(found), name))
+    good = os.path.join(ROOT, "fixtures/redis74/everything.rdb")
+    bad = os.path.join(ROOT, "fixtures/bad/string_cut.rdb")
+    for i, source in enumerate(found, 1):
+        what = "program %d of %s" % (i, name)
+        warnings = compile_c(source, "prog%d" % i)
+        expect("warning" not in warnings, what + " has warnings:", warnings[:2000])
+        for path, wanted in ((good, 0), (bad, 1)):
+            p = subprocess.run(["./prog%d" % i, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+            expect(p.returncode == wanted, "%s on %s: exit %d, %d wanted:" % (what, path, p.returncode, wanted), p.stderr[-500:])
+            expect(p.stdout or p.stderr, "%s on %s says nothing" % (what, path))
+
+
+@test
+def programs_of_the_embedding_page_compile_and_run():
+    run_programs("docs/embedding.md", 7)
+
+
+@test
+def program_of_the_readme_compiles_and_runs():
+    run_programs("README.md", 1)
+    for source in programs("README.md"):
+        expect(len(source.splitlines()) <= 30, "longer than a glance: %d lines" % len(source.splitlines()))
+
+
+# ---- Command line ------------------------------------------------------------------------------------------------------
+
+
+def verbs():
+    code, out, _ = run("help")
+    expect(code == 0, "rdbkit help: exit %d" % code)
+    found = re.findall(r"^  ([a-z-]+)  +\S", out.decode(), re.M)
+    expect(len(found) >= 5, "verbs", found)
+    return found
+
+
+def help_options(verb):
+    """The options of a verb by its help: "-o" and "--output" each."""
+    code, out, _ = run("help", verb)
+    expect(code == 0, "rdbkit help %s: exit %d" % (verb, code))
+    found = set()
+    for letter, name, arg in re.findall(r"^  (?:(-\w), |    )(--[a-z-]+)(?: ([A-Z]+))?", out.decode(), re.M):
+        found |= {x for x in (letter, name + (" " + arg if arg else "")) if x}
+    expect("--help" in found, "options of " + verb, found)
+    return found
+
+
+@test
+def each_option_of_each_verb_is_in_the_reference_and_no_other():
+    documented = {}
+    for row in table("docs/cli.md", "option", "verbs"):
+        names = re.findall(r"`(-[^`]+)`", row[0])
+        expect(names, "no option in", row)
+        for verb in row[1].split():
+            documented.setdefault(verb, set()).update(names)
+    equal(sorted(documented), sorted(verbs()), "verbs with options in docs/cli.md")
+    for verb in verbs():
+        equal(documented[verb], help_options(verb), "options of %s in docs/cli.md" % verb)
+
+
+@test
+def each_verb_is_in_the_reference_and_no_other():
+    equal([bare(row[0]) for row in table("docs/cli.md", "verb")], verbs(), "verbs in docs/cli.md")
+    sections = re.findall(r"^## (.*)$", read("docs/cli.md"), re.M)
+    for verb in verbs():
+        expect(verb in sections, "docs/cli.md has no section " + verb)
+
+
+@test
+def each_option_and_verb_is_in_the_man_page_and_no_other():
+    page = read("docs/rdbkit.1")
+    documented = set()
+    for line in re.findall(r"^\.It Fl (.*)$", page, re.M):
+        words = re.sub(r"Ar \S+|Fl|,", "", line).split()
+        documented |= {"-" + w for w in words}
+    real = set()
+    for verb in verbs():
+        real |= {o.split()[0] for o in help_options(verb)}
+    equal(documented, real, "options in docs/rdbkit.1")
+    named = set(re.findall(r"^\.It Cm ([a-z-]+)$", page, re.M))
+    equal(named, set(verbs()), "verbs in docs/rdbkit.1")
+    for name in [r[0] for r in facts("target")]:
+        expect(re.search(r"^\.Cm .*%s\b" % re.escape(name), page, re.M), "docs/rdbkit.1 has no target " + name)
+
+
+@test
+def man_page_is_clean():
+    for tool in (["mandoc", "-Tlint", "-Wwarning"], ["groff", "-mdoc", "-Tascii", "-ww", "-z"]):
+        if shutil.which(tool[0]):
+            p = subprocess.run(tool + [os.path.join(ROOT, "docs/rdbkit.1")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+            expect(p.returncode == 0 and not re.search(rb"warning|error", p.stdout, re.I), tool[0], p.stdout[:500])
+            return
+    raise Skipped("neither mandoc nor groff")
+
+
+@test
+def targets_and_their_other_names_are_in_the_reference():
+    equal([[bare(r[0])] + r[1:3] for r in table("docs/cli.md", "target", "writes RDB")], facts("target"), "targets in docs/cli.md")
+    equal([[bare(c) for c in r] for r in table("docs/cli.md", "name", "is")], facts("alias"), "other names in docs/cli.md")
+
+
+@test
+def exit_codes_are_the_same_everywhere():
+    codes = table("docs/cli.md", "code")
+    equal(table("README.md", "code"), codes, "exit codes in README.md")
+    status = read("docs/rdbkit.1").split(".Sh EXIT STATUS")[1].split(".El")[0]
+    equal(re.findall(r"^\.It (\d)$", status, re.M), [r[0] for r in codes], "exit codes in docs/rdbkit.1")
+
+
+@test
+def members_of_info_json_are_in_the_reference():
+    import json
+    code, out, err = run("info", "--json", os.path.join(ROOT, "fixtures/valkey81/slotinfo_aux.rdb"))
+    expect(code == 0, "info", err)
+    documented = {n for row in table("docs/cli.md", "member") for c in row for n in re.findall(r"`(\w+)`", c)}
+    for member in json.loads(out.decode()):
+        expect(member in documented, "docs/cli.md has no member " + member)
+
+
+# ---- Completions -------------------------------------------------------------------------------------------------------
+
+
+def completion(name):
+    return read("docs/completions/" + name)
+
+
+@test
+def bash_completion_knows_verbs_options_and_targets():
+    if not shutil.which("bash"):
+        raise Skipped("no bash")
+    os.mkdir("bin")
+    os.symlink(RDBKIT, "bin/rdbkit")
+
+    def complete(*words):
+        script = "%s\nCOMP_WORDS=(%s)\nCOMP_CWORD=%d\n_rdbkit\nprintf '%%s\\n' \"${COMPREPLY[@]}\"" % (
+            completion("rdbkit.bash"), " ".join(shlex.quote(w) for w in words), len(words) - 1)
+        p = subprocess.run(["bash", "--norc", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
+                           env=dict(os.environ, PATH=os.path.abspath("bin") + os.pathsep + os.environ["PATH"]))
+        expect(not p.stderr, "bash completion of %s:" % (words,), p.stderr)
+        return set(p.stdout.decode().split())
+
+    equal(complete("rdbkit", ""), set(verbs()), "verbs by bash")
+    equal(complete("rdbkit", "help", ""), set(verbs()), "verbs after help by bash")
+    for verb in verbs():
+        equal(complete("rdbkit", verb, "--"), {o.split()[0] for o in help_options(verb) if o.startswith("--")}, "options of %s by bash" % verb)
+    equal(complete("rdbkit", "to-resp", "--to", ""), {r[0] for r in facts("target")}, "targets by bash")
+
+
+@test
+def zsh_completion_finds_every_verb():
+    """By the command that the completion itself runs."""
+    command = re.search(r"\$\((rdbkit help 2>.*?)\)\"\}", completion("_rdbkit"))
+    expect(command, "no call of rdbkit help in _rdbkit")
+    p = subprocess.run(["sh", "-c", "rdbkit() { \"$RDBKIT_HERE\" \"$@\"; }; " + command.group(1)], stdout=subprocess.PIPE, timeout=60,
+                       env=dict(os.environ, RDBKIT_HERE=RDBKIT))
+    equal([line.split(":")[0] for line in p.stdout.decode().splitlines()], verbs(), "verbs by zsh")
+
+
+@test
+def fish_completion_finds_every_verb():
+    """By the pattern that the completion itself uses."""
+    pattern = re.search(r"rdbkit help 2>/dev/null \| string replace -rf '([^']+)'", completion("rdbkit.fish"))
+    expect(pattern, "no call of rdbkit help in rdbkit.fish")
+    found = [m.group(1) for m in (re.search(pattern.group(1), line) for line in run("help")[1].decode().splitlines()) if m]
+    equal(found, verbs(), "verbs by fish")
+
+
+@test
+def completions_are_valid_in_their_shells():
+    ran = 0
+    for shell, name in (("bash", "rdbkit.bash"), ("zsh", "_rdbkit"), ("fish", "rdbkit.fish")):
+        if shutil.which(shell):
+            path = os.path.join(ROOT, "docs/completions", name)
+            p = subprocess.run([shell, "-n", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+            expect(p.returncode == 0, name, p.stdout[:500])
+            ran += 1
+    if not ran:
+        raise Skipped("neither bash, zsh nor fish")
+
+
+# ---- Format and losses -------------------------------------------------------------------------------------------------
+
+
+@test
+def type_table_equals_the_library():
+    documented = [[r[0], r[1], bare(r[2]), r[3], bare(r[4])] for r in table("docs/format.md", "number", "lineage", "name", "RDB", "layout")]
+    equal(documented, facts("type"), "types in docs/format.md")
+
+
+@test
+def layout_signs_are_explained():
+    signs = {c for row in facts("type") for c in row[4] if c not in "n()-"}
+    equal({bare(r[0])[0] for r in table("docs/format.md", "sign", "bytes")} - {"n"}, signs, "layout signs in docs/format.md")
+
+
+@test
+def opcodes_equal_the_library():
+    documented = [r[0] for r in table("docs/format.md", "number", "hex", "name")]
+    equal(sorted(documented), sorted(r[0] for r in facts("opcode")), "opcodes in docs/format.md")
+    for row in table("docs/format.md", "number", "hex", "name"):
+        expect(int(row[0]) == int(row[1], 16), "hex of", row)
+
+
+@test
+def kinds_of_loss_equal_the_library():
+    documented = [[bare(r[0]), r[1], r[2]] for r in table("docs/loss.md", "kind", "is", "text")]
+    equal(documented, facts("loss"), "kinds in docs/loss.md")
+
+
+def crc64(data):
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
+    return crc.to_bytes(8, "little")
+
+
+def hex_block(text):
+    out = b""
+    for word in re.sub(r"#.*", "", text).split():
+        times, _, byte = word.rpartition("*")
+        out += bytes.fromhex(byte) * int(times or 1)
+    return out
+
+
+@test
+def worked_examples_of_the_format_are_read():
+    blocks = re.findall(r"^```hex (\w+) (file|value|dump)( valkey)?\n(.*?)^```", read("docs/format.md"), re.M | re.S)
+    expect(len(blocks) > 20, "%d examples" % len(blocks))
+    for name, kind, valkey, text in blocks:
+        data = hex_block(text)
+        if kind == "dump":
+            expect(data[-8:] == crc64(data[:-8]), "%s: checksum" % name)
+            data = data[:-10]
+        if kind != "file":
+            data = (b"VALKEY080" if valkey else b"REDIS0012") + data[:1] + b"\x01k" + data[1:] + b"\xff"
+            data += crc64(data)
+        code, out, err = run("check", "-", data=data)
+        expect(code == 0 and b"checksum verified" in out, "%s: exit %d:" % (name, code), out, err)
+
+
+# ---- All pages ---------------------------------------------------------------------------------------------------------
+
+
+def pages():
+    return ["README.md"] + sorted("docs/" + os.path.basename(p) for p in glob.glob(os.path.join(ROOT, "docs/*.md")))
+
+
+def anchors(name):
+    text = re.sub(r"^```.*?^```", "", read(name), flags=re.M | re.S)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
+@test
+def links_lead_somewhere():
+    for name in pages():
+        for link in re.findall(r"\]\(([^)\s]+)\)", read(name)):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
+            expect(os.path.exists(os.path.join(ROOT, target)), "%s links to %s, which is not there" % (name, link))
+            expect(not anchor or anchor in anchors(target), "%s links to %s: no such heading" % (name, link))
+
+
+@test
+def pages_name_no_unknown_option():
+    """Anything that looks like an option in a command of rdbkit has to be one."""
+    real = {o.split()[0] for v in verbs() for o in help_options(v)}
+    for name in pages():
+        for line in re.findall(r"^.*rdbkit (?:%s)\b.*$" % "|".join(verbs()), read(name), re.M):
+            command = re.split(r"[|`]|&&", line[line.index("rdbkit "):])[0]
+            for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", command):
+                expect(option in real, "%s: %s in %r" % (name, option, line.strip()))
+
+
+@test
+def pages_that_the_sources_name_are_there():
+    for source in ["rdbkit.h", "rdbkit.c", "build.sh"]:
+        for path in set(re.findall(r"\bdocs/[\w./-]+\w", read(source))):
+            expect(os.path.exists(os.path.join(ROOT, path)), "%s names %s" % (source, path))
+
+
+# ------------------------------------------------------------------------------------------------------------------------
+
+
+def main():
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    passed = failed = skipped = 0
+    with tempfile.TemporaryDirectory(prefix="rdbkit-docs.") as folder:
+        os.chdir(folder)
+        for t in tests:
+            if only not in t.__name__:
+                continue
+            try:
+                t()
+                passed += 1
+            except Skipped as e:
+                skipped += 1
+                print("SKIPPED %s: %s" % (t.__name__, e))
+            except Exception as e:
+                failed += 1
+                print("FAIL %s: %s" % (t.__name__, (str(e) if isinstance(e, AssertionError) else traceback.format_exc())[:4000]))
+            sys.stdout.flush()
+        os.chdir("/")
+    return passed, failed, skipped
+
+
+if __name__ == "__main__":
+    results = main()
+    print("%d passed, %d failed, %d skipped" % results)
+    sys.exit(1 if results[1] else 0)
