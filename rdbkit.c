@@ -1224,6 +1224,7 @@ static PORT_NOINLINE int lp_bad_back(pk_cursor *c, u64 n) {
     const u8 *p = c->p + n;
     u64 says = 0;
     for (int i = 0; i < 5 && p + i < c->end && (i == 0 || (p[i] & 128)); i++) says = says << 7 | (p[i] & 127);
+    if (says == n) return pk_fail(c, c->p, "back-length of an entry of %llu bytes is not written in the shortest way", n, 0);
     return pk_fail(c, c->p, "back-length says %llu, entry takes %llu", says, n);
 }
 
@@ -2674,7 +2675,7 @@ static int val_module(rdbkit_reader *r) {
 static int val_emit_node(rdbkit_reader *r, rdbkit_stream_id key, rdbkit_str blob) {
     strm_node n;
     strm_entry e;
-    pk_item f, v;
+    pk_item f = {NULL, 0, 0}, v = f;
     u8 num[2][NUM_INT_MAX];
     int st = 0;
     if (!r->v.stream_entry && !r->v.stream_field) return 0;
@@ -3367,11 +3368,6 @@ PORT_INLINE int out_put(out_buf *o, const void *data, size_t len) {
     port_copy(o->data + o->len, data, len);
     o->len += len;
     return 0;
-}
-
-/* Room for n bytes, at most a few thousand, at data + len. */
-PORT_INLINE int out_room(out_buf *o, size_t n) {
-    return PORT_UNLIKELY(n > OUT_LEN - o->len) ? out_flush(o) : 0;
 }
 
 /* ==== [20] loss_ : what a target cannot hold ====
