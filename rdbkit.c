@@ -25,11 +25,12 @@
  *   [19] out_    output in large blocks
  *   [20] loss_   what a target cannot hold
  *   [21] resp_   commands out
- *   [22] rep_    check: what occurs twice
- *   [23] api     the public functions not defined in a room above
- *   [24] cli_    command line: options, messages, output, input
- *   [25] verb_   command line: the verbs
- *   [26] main_   command line: help, parsing, main
+ *   [22] flt_    filters and transforms
+ *   [23] rep_    check: what occurs twice
+ *   [24] api     the public functions not defined in a room above
+ *   [25] cli_    command line: options, messages, output, input
+ *   [26] verb_   command line: the verbs
+ *   [27] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -41,6 +42,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
+#include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1861,7 +1863,6 @@ typedef struct rd_walk_state {
         u64 left;
     } loop[RD_WALK_DEPTH];
     int module;                   /* inside module values */
-    int raw;                      /* give the bytes out */
     int (*after)(rdbkit_reader *); /* when it is complete */
 } rd_walk_state;
 
@@ -1903,6 +1904,7 @@ struct rdbkit_reader {
     const rdbkit_type *types[256];
     rdbkit_key key;
     int in_key, have_prefix;
+    int hidden; /* a key that the filter holds back */
     u64 prefix_off;
 
     u64 n; /* elements left of the value */
@@ -1918,10 +1920,14 @@ struct rdbkit_reader {
     u8 num[RD_SCRATCH_N][NUM_INT_MAX + 4];
     char key_head[64];
     rdbkit_visitor v;
+    const rdbkit_visitor *ev; /* who gets the elements of the value: v, or nobody */
+    const u8 *raw_from;       /* bytes from there on are wanted raw, or NULL */
     rdbkit_reader_options opt;
     rdbkit_allocator mem;
     rdbkit_error error;
 };
+
+static const rdbkit_visitor rd_mute = {0};
 
 /* ---- errors and positions ---- */
 
@@ -2136,21 +2142,32 @@ static void rd_key_reset(rdbkit_reader *r) {
     r->have_prefix = 0;
 }
 
+/* Give out the bytes consumed since the last time, if the value is wanted raw. */
+static int rd_raw_out(rdbkit_reader *r) {
+    const u8 *from = r->raw_from;
+    if (!from || from == r->p) return 0;
+    r->raw_from = r->p;
+    int st = r->v.raw ? r->v.raw(r->v.user, from, (size_t)(r->p - from)) : 0;
+    return st ? rd_stop(r, st) : 0;
+}
+
+/* The value is complete. */
 static int rd_key_end(rdbkit_reader *r) {
+    int st = rd_raw_out(r);
+    if (st) return st;
     r->state = RD_RECORD;
-    int st = r->v.key_end ? r->v.key_end(r->v.user) : 0;
-    if (st) return rd_stop(r, st);
-    r->in_key = 0;
+    r->raw_from = NULL;
+    if (!r->hidden && r->v.key_end && (st = r->v.key_end(r->v.user))) return rd_stop(r, st);
+    r->in_key = r->hidden = 0;
     rd_key_reset(r);
     return 0;
 }
 
 /* ---- values that are not decoded ---- */
 
-static void rd_walk_start(rdbkit_reader *r, const char *layout, int raw, int (*after)(rdbkit_reader *)) {
+static void rd_walk_start(rdbkit_reader *r, const char *layout, int (*after)(rdbkit_reader *)) {
     memset(&r->walk, 0, sizeof r->walk);
     r->walk.at = layout;
-    r->walk.raw = raw;
     r->walk.after = after;
     r->state = RD_WALK;
 }
@@ -2272,13 +2289,7 @@ static int rd_walk_run(rdbkit_reader *r) {
 }
 
 static int rd_walk(rdbkit_reader *r) {
-    const u8 *from = r->p;
     int st = rd_walk_run(r);
-    if (st < 0) return st;
-    if (r->walk.raw && r->p > from && r->v.raw) {
-        int answer = r->v.raw(r->v.user, from, (size_t)(r->p - from));
-        if (answer) return rd_stop(r, answer);
-    }
     return st ? st : r->walk.after(r);
 }
 
@@ -2296,7 +2307,7 @@ static int val_pieces(rdbkit_reader *r) {
         u64 off = r->piece_total - r->piece_left;
         r->p += n;
         r->piece_left -= n;
-        int st = n && r->v.string_piece ? r->v.string_piece(r->v.user, s, off, r->piece_total) : 0;
+        int st = n && r->ev->string_piece ? r->ev->string_piece(r->ev->user, s, off, r->piece_total) : 0;
         if (st) return rd_stop(r, st);
         if (r->piece_left) {
             rd_need(r, r->p, 1);
@@ -2313,8 +2324,8 @@ static int val_pieces(rdbkit_reader *r) {
 static int val_pieces_start(rdbkit_reader *r) {
     const u8 *p = r->p;
     u64 len;
-    size_t least = r->v.string || r->opt.piece_len ? r->opt.piece_len : 1;
-    if (!least || (r->v.string && !r->v.string_piece) || p == r->end || *p >= 0xc0) return 0;
+    size_t least = r->ev->string || r->opt.piece_len ? r->opt.piece_len : 1;
+    if (!least || (r->ev->string && !r->ev->string_piece) || p == r->end || *p >= 0xc0) return 0;
     if (*p < 0x40 && *p <= least) return 0;
     int st = rd_len(r, &p, &len);
     if (st || len <= least) return st;
@@ -2331,19 +2342,19 @@ static int val_string(rdbkit_reader *r) {
     const u8 *p = r->p;
     int st = val_pieces_start(r);
     if (st || r->state == RD_PIECES) return st;
-    if (!r->v.string && p < r->end && *p == 0xc3)
+    if (!r->ev->string && p < r->end && *p == 0xc3)
         st = rd_str_lzf(r, &p, RD_FIRST, NULL);
     else
         st = rd_str(r, &p, RD_FIRST, &s);
     if (st) return st;
     r->p = p;
-    if (r->v.string && (st = r->v.string(r->v.user, s))) return rd_stop(r, st);
+    if (r->ev->string && (st = r->ev->string(r->ev->user, s))) return rd_stop(r, st);
     return rd_key_end(r);
 }
 
 static int val_items(rdbkit_reader *r) {
-    int (*emit)(void *, rdbkit_str) = r->key.type->shape == RDBKIT_LIST ? r->v.list_item : r->v.set_member;
-    void *user = r->v.user;
+    int (*emit)(void *, rdbkit_str) = r->key.type->shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member;
+    void *user = r->ev->user;
     rdbkit_str s;
     int st = rd_count(r, 0);
     if (st) return st;
@@ -2394,7 +2405,7 @@ static int val_zset(rdbkit_reader *r) {
         if (score != score && r->opt.deep) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "score is not a number");
         r->p = p;
         r->n--;
-        if (r->v.zset_member && (st = r->v.zset_member(r->v.user, s, score))) return rd_stop(r, st);
+        if (r->ev->zset_member && (st = r->ev->zset_member(r->ev->user, s, score))) return rd_stop(r, st);
     }
     return rd_key_end(r);
 }
@@ -2439,7 +2450,7 @@ static int val_hash(rdbkit_reader *r) {
         }
         r->p = p;
         r->n--;
-        if (r->v.hash_field && (st = r->v.hash_field(r->v.user, f, v, expire))) return rd_stop(r, st);
+        if (r->ev->hash_field && (st = r->ev->hash_field(r->ev->user, f, v, expire))) return rd_stop(r, st);
     }
     return rd_key_end(r);
 }
@@ -2468,7 +2479,7 @@ static int val_emit_items(rdbkit_reader *r, enum blob_kind kind, rdbkit_str blob
     if (!emit) return 0;
     blob_open(kind, &c, (const u8 *)blob.data, blob.len);
     while (blob_next(kind, &c, &it) == PK_ITEM) {
-        int st = emit(r->v.user, pk_text(&it, num));
+        int st = emit(r->ev->user, pk_text(&it, num));
         if (st) return rd_stop(r, st);
     }
     return 0;
@@ -2518,12 +2529,12 @@ static int val_emit_zset(rdbkit_reader *r, enum blob_kind kind, rdbkit_str blob)
     pk_item member, it;
     double score = 0;
     u8 num[NUM_INT_MAX];
-    if (!r->v.zset_member) return 0;
+    if (!r->ev->zset_member) return 0;
     blob_open(kind, &c, (const u8 *)blob.data, blob.len);
     while (blob_next(kind, &c, &member) == PK_ITEM) {
         blob_next(kind, &c, &it);
         val_score(&it, &score);
-        int st = r->v.zset_member(r->v.user, pk_text(&member, num), score);
+        int st = r->ev->zset_member(r->ev->user, pk_text(&member, num), score);
         if (st) return rd_stop(r, st);
     }
     return 0;
@@ -2558,13 +2569,13 @@ static int val_emit_hash(rdbkit_reader *r, enum blob_kind kind, rdbkit_str blob,
     pk_cursor c;
     pk_item f, v, e = {NULL, 0, 0};
     u8 num[2][NUM_INT_MAX];
-    if (!r->v.hash_field) return 0;
+    if (!r->ev->hash_field) return 0;
     blob_open(kind, &c, (const u8 *)blob.data, blob.len);
     while (blob_next(kind, &c, &f) == PK_ITEM) {
         blob_next(kind, &c, &v);
         if (triples) blob_next(kind, &c, &e);
         i64 expire = e.num ? e.num : RDBKIT_NO_EXPIRY;
-        int st = r->v.hash_field(r->v.user, pk_text(&f, num[0]), pk_text(&v, num[1]), expire);
+        int st = r->ev->hash_field(r->ev->user, pk_text(&f, num[0]), pk_text(&v, num[1]), expire);
         if (st) return rd_stop(r, st);
     }
     return 0;
@@ -2618,7 +2629,7 @@ static int val_packed(rdbkit_reader *r) {
     else if (shape == RDBKIT_ZSET)
         st = val_emit_zset(r, kind, blob);
     else
-        st = val_emit_items(r, kind, blob, shape == RDBKIT_LIST ? r->v.list_item : r->v.set_member);
+        st = val_emit_items(r, kind, blob, shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member);
     return st ? st : rd_key_end(r);
 }
 
@@ -2654,8 +2665,8 @@ static int val_quicklist(rdbkit_reader *r) {
         r->n--;
         r->items += items;
         if (container == PACKED)
-            st = val_emit_items(r, kind, s, r->v.list_item);
-        else if (r->v.list_item && (st = r->v.list_item(r->v.user, s)))
+            st = val_emit_items(r, kind, s, r->ev->list_item);
+        else if (r->ev->list_item && (st = r->ev->list_item(r->ev->user, s)))
             st = rd_stop(r, st);
         if (st) return st;
     }
@@ -2665,7 +2676,7 @@ static int val_quicklist(rdbkit_reader *r) {
 
 /* A module's value is only walked; its bytes can be had raw. */
 static int val_module(rdbkit_reader *r) {
-    rd_walk_start(r, r->key.type->layout, 0, rd_key_end);
+    rd_walk_start(r, r->key.type->layout, rd_key_end);
     return 0;
 }
 
@@ -2678,15 +2689,15 @@ static int val_emit_node(rdbkit_reader *r, rdbkit_stream_id key, rdbkit_str blob
     pk_item f = {NULL, 0, 0}, v = f;
     u8 num[2][NUM_INT_MAX];
     int st = 0;
-    if (!r->v.stream_entry && !r->v.stream_field) return 0;
+    if (!r->ev->stream_entry && !r->ev->stream_field) return 0;
     strm_node_open(&n, key, (const u8 *)blob.data, blob.len);
     while (strm_next(&n, &e) == PK_ITEM) {
         int live = !(e.flags & STRM_DELETED);
-        if (live && r->v.stream_entry && (st = r->v.stream_entry(r->v.user, e.id, e.fields))) return rd_stop(r, st);
+        if (live && r->ev->stream_entry && (st = r->ev->stream_entry(r->ev->user, e.id, e.fields))) return rd_stop(r, st);
         for (u64 i = 0; i < e.fields; i++) {
             strm_field(&n, &e, &f, &v);
-            if (!live || !r->v.stream_field) continue;
-            st = r->v.stream_field(r->v.user, pk_text(&f, num[0]), pk_text(&v, num[1]));
+            if (!live || !r->ev->stream_field) continue;
+            st = r->ev->stream_field(r->ev->user, pk_text(&f, num[0]), pk_text(&v, num[1]));
             if (st) return rd_stop(r, st);
         }
         strm_entry_end(&n, &e);
@@ -2755,7 +2766,7 @@ static int val_stream_meta(rdbkit_reader *r) {
     m->groups = s->groups;
     s->phase = RD_S_GROUP;
     r->p = p;
-    st = r->v.stream_info ? r->v.stream_info(r->v.user, m) : 0;
+    st = r->ev->stream_info ? r->ev->stream_info(r->ev->user, m) : 0;
     return st ? rd_stop(r, st) : 0;
 }
 
@@ -2842,7 +2853,7 @@ static int val_stream_consumers(rdbkit_reader *r) {
     r->p = p;
     s->phase = RD_S_CONSUMER;
     s->group.consumers = s->consumers;
-    st = r->v.stream_group ? r->v.stream_group(r->v.user, &s->group) : 0;
+    st = r->ev->stream_group ? r->ev->stream_group(r->ev->user, &s->group) : 0;
     return st ? rd_stop(r, st) : 0;
 }
 
@@ -2874,7 +2885,7 @@ static int val_stream_consumer(rdbkit_reader *r) {
     s->consumers--;
     s->phase = RD_S_OWNED;
     r->p = p;
-    st = r->v.stream_consumer ? r->v.stream_consumer(r->v.user, &c) : 0;
+    st = r->ev->stream_consumer ? r->ev->stream_consumer(r->ev->user, &c) : 0;
     return st ? rd_stop(r, st) : 0;
 }
 
@@ -2895,7 +2906,7 @@ static int val_stream_owned(rdbkit_reader *r) {
                            (unsigned long long)id.ms, (unsigned long long)id.seq);
         r->p = p;
         s->left--;
-        if (r->v.stream_pending && (st = r->v.stream_pending(r->v.user, &x->p))) return rd_stop(r, st);
+        if (r->ev->stream_pending && (st = r->ev->stream_pending(r->ev->user, &x->p))) return rd_stop(r, st);
     }
     s->phase = RD_S_CONSUMER;
     return 0;
@@ -2937,6 +2948,17 @@ static int (*const val_readers[])(rdbkit_reader *) = {FMT_TYPES(VAL_READER)};
  * What stands between values, the two ends of a file, and the loop over all states. Tests: tests/test_fixtures.c,
  * tests/test_api.c, fuzz/fuzz_reader.c */
 
+/* Ask the filter, then the visitor, what to do with the key. */
+static int rec_emit_key(rdbkit_reader *r) {
+    if (PORT_LIKELY(!r->opt.key_filter)) return r->v.key ? r->v.key(r->v.user, &r->key) : 0;
+    rdbkit_key key = r->key; /* errors name the key as it is in the file */
+    int st = r->opt.key_filter(r->opt.key_filter_ctx, &key);
+    if (key.name.data != r->key.name.data || key.name.len != r->key.name.len) key.raw_name.len = 0;
+    if (st == RDBKIT_OK) return r->v.key ? r->v.key(r->v.user, &key) : 0;
+    r->hidden = 1;
+    return st;
+}
+
 /* A type byte and a key. */
 static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
     const u8 *at = r->p, *p = at + 1;
@@ -2959,12 +2981,19 @@ static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
         return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, at,
                        "module value in the form of a Redis 4.0 release candidate, which cannot be read without the module");
     r->p = p;
-    st = r->v.key ? r->v.key(r->v.user, &r->key) : 0;
+    r->key.raw_name.data = (const char *)at + 1, r->key.raw_name.len = (size_t)(p - at - 1);
+    st = rec_emit_key(r);
     r->started = 0;
     r->state = RD_VALUE;
+    r->ev = &r->v;
     if (PORT_LIKELY(st == RDBKIT_OK)) return 0;
-    if (st != RDBKIT_SKIP_KEY && st != RDBKIT_TAKE_RAW) return rd_stop(r, st);
-    rd_walk_start(r, t->layout, st == RDBKIT_TAKE_RAW, rd_key_end);
+    if (st == RDBKIT_TAKE_RAW) { /* the value is read and checked, and what was read is given out */
+        r->ev = &rd_mute;
+        r->raw_from = p;
+        return 0;
+    }
+    if (st != RDBKIT_SKIP_KEY) return rd_stop(r, st);
+    rd_walk_start(r, t->layout, rd_key_end);
     return 0;
 }
 
@@ -3024,8 +3053,11 @@ static int rec_function_pre_ga(rdbkit_reader *r, const u8 *p) {
 }
 
 static int rec_aux_end(rdbkit_reader *r) {
+    int st = rd_raw_out(r);
+    if (st) return st;
     r->state = RD_RECORD;
-    int st = r->v.module_aux_end ? r->v.module_aux_end(r->v.user) : 0;
+    r->raw_from = NULL;
+    st = r->v.module_aux_end ? r->v.module_aux_end(r->v.user) : 0;
     return st ? rd_stop(r, st) : 0;
 }
 
@@ -3046,7 +3078,8 @@ static int rec_module_aux(rdbkit_reader *r, const u8 *p) {
     r->p = p;
     st = r->v.module_aux ? r->v.module_aux(r->v.user, &aux) : 0;
     if (st && st != RDBKIT_TAKE_RAW && st != RDBKIT_SKIP_KEY) return rd_stop(r, st);
-    rd_walk_start(r, "m", st == RDBKIT_TAKE_RAW, rec_aux_end);
+    rd_walk_start(r, "m", rec_aux_end);
+    r->raw_from = st == RDBKIT_TAKE_RAW ? p : NULL;
     return 0;
 }
 
@@ -3242,8 +3275,11 @@ static int rec_run_window(rdbkit_reader *r, const u8 *data, size_t len, u64 off)
     r->end = data + len;
     r->base_off = off;
     if (r->state < RD_TRAILER) r->crc_from = data;
+    if (r->raw_from) r->raw_from = data;
     r->need = 1;
     int st = rec_run(r);
+    int raw = st == RDBKIT_MORE ? rd_raw_out(r) : 0;
+    if (raw) st = raw;
     if (r->crc_from && r->state < RD_TRAILER && !r->opt.ignore_checksum)
         r->crc = crc_update(r->crc, r->crc_from, (size_t)(r->p - r->crc_from));
     r->base_off = rd_off(r, r->p);
@@ -4097,7 +4133,526 @@ static int resp_finish(rdbkit_resp *s) {
     return out_flush(&s->out);
 }
 
-/* ==== [22] rep_ : check: what occurs twice ====
+/* ==== [22] flt_ : filters and transforms of keys ====
+ *
+ *     a key > database, shape, expiry, slot, names, patterns, limit > database, name, expiry of what goes on
+ *
+ * Cheap questions come first. Whatever the rules, a key costs no allocation but for the one buffer that holds its
+ * new name, or the terminated copy for regexec(). Needs <regex.h>. Tests: tests/test_filter.c, fuzz/fuzz_glob.c */
+
+#define FLT_SLOTS_N 16384
+
+/* ---- Globs ---- */
+
+/* Whether c is in the class that begins behind [; *pp moves behind its end. The quirks are the servers': a ] right
+ * at the start closes the class; the end of the pattern closes it as well; x-y is a range whatever y is, so that
+ * [a-] takes everything from ] to a and goes on; an escaped byte begins no range. */
+static int flt_class(const u8 **pp, const u8 *end, u8 c) {
+    const u8 *p = *pp;
+    const int negate = p < end && *p == '^';
+    int found = 0;
+    for (p += negate; p < end && *p != ']'; p++) {
+        if (*p == '\\' && end - p >= 2) {
+            found |= *++p == c;
+        } else if (end - p >= 3 && p[1] == '-') {
+            /* servers compare chars, signed on x86: with the top bit turned the order is the same unsigned */
+            const u8 a = *p ^ 0x80, b = p[2] ^ 0x80, x = c ^ 0x80;
+            found |= a < b ? a <= x && x <= b : b <= x && x <= a;
+            p += 2;
+        } else {
+            found |= *p == c;
+        }
+    }
+    *pp = p < end ? p + 1 : p;
+    return found != negate;
+}
+
+/* Whether c matches the element at *pp, which is no star; *pp moves behind it. Every element but the star takes
+ * exactly one byte: on that flt_glob() rests. */
+static int flt_element(const u8 **pp, const u8 *end, u8 c) {
+    const u8 b = *(*pp)++;
+    if (b == '?') return 1;
+    if (b == '[') return flt_class(pp, end, c);
+    if (b == '\\' && *pp < end) return *(*pp)++ == c;
+    return b == c;
+}
+
+/* The first place from t on where what follows a star can begin, or NULL. */
+static const u8 *flt_glob_seek(const u8 *p, const u8 *t, const u8 *t_end) {
+    if (t == t_end) return NULL;
+    return *p == '?' || *p == '[' || *p == '\\' ? t : memchr(t, *p, (size_t)(t_end - t));
+}
+
+/* One place to go back to is enough: what follows the last star seen may begin later, but for the stars before it
+ * an earlier end is never worse. And if the text ends first, to begin later is of no use. */
+static int flt_glob(rdbkit_str pattern, rdbkit_str text) {
+    const u8 *p = (const u8 *)pattern.data, *t = (const u8 *)text.data;
+    if (pattern.len == 0 || text.len == 0) /* * is a shortcut of KEYS; ** and "" do not match on servers */
+        return pattern.len == text.len || (pattern.len == 1 && *p == '*');
+    const u8 *end = p + pattern.len, *t_end = t + text.len;
+    const u8 *behind_star = NULL, *from = NULL; /* from: where that is being tried */
+    while (t < t_end) {
+        if (p < end && *p == '*') {
+            while (p < end && *p == '*') p++;
+            if (p == end) return 1;
+            behind_star = p;
+            from = t;
+        } else if (p < end && flt_element(&p, end, *t)) {
+            t++;
+            continue;
+        } else {
+            if (!behind_star) return 0;
+            from++;
+        }
+        p = behind_star;
+        t = from = flt_glob_seek(p, from, t_end);
+        if (!t) return 0;
+    }
+    while (p < end && *p == '*') p++;
+    return p == end;
+}
+
+int rdbkit_glob_match(const char *pattern, size_t pattern_len, const char *text, size_t text_len) {
+    return flt_glob((rdbkit_str){pattern, pattern_len}, (rdbkit_str){text, text_len});
+}
+
+/* ---- Rules ---- */
+
+enum flt_how {
+    FLT_ANY,    /* the glob * */
+    FLT_EQUAL,  /* without special bytes */
+    FLT_PREFIX, /* the same, then stars */
+    FLT_GLOB,
+    FLT_REGEX
+};
+
+typedef struct flt_pattern {
+    struct flt_pattern *next;
+    size_t size; /* of this allocation */
+    enum flt_how how;
+    int negate;
+    regex_t regex; /* compiled, for FLT_REGEX alone */
+    size_t len;    /* of the text that is compared */
+    char text[];
+} flt_pattern;
+
+/* A range of databases, or from and to. */
+typedef struct flt_db {
+    struct flt_db *next;
+    u64 a, b;
+    int negate;
+} flt_db;
+
+typedef struct flt_rename {
+    struct flt_rename *next;
+    size_t size;
+    size_t old_len, new_len;
+    char text[]; /* old, new */
+} flt_rename;
+
+typedef struct flt_name {
+    u64 hash;
+    size_t at; /* 1 + where it lies in names: length in 8 bytes, then the name; 0: a free place */
+} flt_name;
+
+/* What the values of a kind ask for. */
+enum { FLT_WANTED = 1, FLT_UNWANTED = 2 };
+
+struct rdbkit_filter {
+    rdbkit_allocator mem;
+    unsigned pattern_kinds, db_kinds; /* FLT_WANTED | FLT_UNWANTED: what is in the lists */
+    flt_pattern *patterns;            /* newest first, as the order does not matter */
+    flt_db *dbs;
+    flt_db *maps;
+    flt_rename *renames;  /* oldest first */
+    flt_name *name_table; /* open addressing; name_cap places, a power of two */
+    size_t name_cap, names_n;
+    mem_buf names;
+    unsigned shapes, no_shapes; /* shapes 0: all */
+    unsigned expiry;
+    i64 now_ms;
+    int have_slots;
+    u8 slots[FLT_SLOTS_N / 8];
+    u64 limit, matched;
+    int strip_ttl;
+    i64 shift_ms;
+    mem_buf text; /* a name for regexec(), terminated; then the new name of the key */
+};
+
+static unsigned flt_sign(int negate) { return negate ? FLT_UNWANTED : FLT_WANTED; }
+
+/* What begins with n bytes of fields and goes on with two texts. Zeroed, or NULL. */
+static void *flt_new(const rdbkit_filter *f, size_t n, size_t len, size_t more_len, size_t *size) {
+    if (len > SIZE_MAX - n || more_len > SIZE_MAX - n - len) return NULL;
+    *size = n + len + more_len;
+    return mem_new(&f->mem, *size);
+}
+
+rdbkit_filter *rdbkit_filter_new(const rdbkit_allocator *allocator) {
+    const rdbkit_allocator mem = mem_or_std(allocator);
+    rdbkit_filter *f = mem_new(&mem, sizeof *f);
+    if (!f) return NULL;
+    f->mem = mem;
+    f->limit = UINT64_MAX;
+    return f;
+}
+
+static void flt_pattern_free(const rdbkit_allocator *mem, flt_pattern *x) {
+    if (x->how == FLT_REGEX) regfree(&x->regex);
+    mem->free(mem->ctx, x, x->size);
+}
+
+static void flt_db_free(const rdbkit_allocator *mem, flt_db *x) {
+    for (flt_db *next; x; x = next) {
+        next = x->next;
+        mem->free(mem->ctx, x, sizeof *x);
+    }
+}
+
+void rdbkit_filter_free(rdbkit_filter *f) {
+    if (!f) return;
+    const rdbkit_allocator mem = f->mem;
+    for (flt_pattern *x = f->patterns, *next; x; x = next) {
+        next = x->next;
+        flt_pattern_free(&mem, x);
+    }
+    for (flt_rename *x = f->renames, *next; x; x = next) {
+        next = x->next;
+        mem.free(mem.ctx, x, x->size);
+    }
+    flt_db_free(&mem, f->dbs);
+    flt_db_free(&mem, f->maps);
+    if (f->name_table) mem.free(mem.ctx, f->name_table, f->name_cap * sizeof *f->name_table);
+    mem_buf_free(&mem, &f->names);
+    mem_buf_free(&mem, &f->text);
+    mem.free(mem.ctx, f, sizeof *f);
+}
+
+/* How a glob can be answered; *len becomes the length of the text to compare. */
+static enum flt_how flt_how_of(rdbkit_str glob, size_t *len) {
+    size_t plain = 0, stars;
+    while (plain < glob.len && !memchr("*?[\\", glob.data[plain], 4)) plain++;
+    for (stars = plain; stars < glob.len && glob.data[stars] == '*'; stars++) continue;
+    *len = glob.len;
+    if (plain == glob.len) return FLT_EQUAL;
+    if (stars < glob.len) return FLT_GLOB;
+    if (plain == 0) return glob.len == 1 ? FLT_ANY : FLT_GLOB; /* ** is not for the key "" */
+    *len = plain;
+    return FLT_PREFIX;
+}
+
+static void flt_pattern_link(rdbkit_filter *f, flt_pattern *x, int negate) {
+    x->negate = negate != 0;
+    x->next = f->patterns;
+    f->patterns = x;
+    f->pattern_kinds |= flt_sign(negate);
+}
+
+int rdbkit_filter_key(rdbkit_filter *f, const char *pattern, size_t len, int negate) {
+    size_t size;
+    flt_pattern *x = flt_new(f, sizeof *x, len, 0, &size);
+    if (!x) return RDBKIT_ERR_NOMEM;
+    x->size = size;
+    if (len) memcpy(x->text, pattern, len);
+    x->how = flt_how_of((rdbkit_str){x->text, len}, &x->len);
+    flt_pattern_link(f, x, negate);
+    return RDBKIT_OK;
+}
+
+int rdbkit_filter_key_regex(rdbkit_filter *f, const char *pattern, int negate) {
+    size_t size;
+    flt_pattern *x = flt_new(f, sizeof *x, 0, 0, &size);
+    if (!x) return RDBKIT_ERR_NOMEM;
+    x->size = size;
+    int st = regcomp(&x->regex, pattern, REG_EXTENDED | REG_NOSUB);
+    if (st) { /* nothing to be freed by regfree() */
+        flt_pattern_free(&f->mem, x);
+        return st == REG_ESPACE ? RDBKIT_ERR_NOMEM : RDBKIT_ERR_USAGE;
+    }
+    x->how = FLT_REGEX;
+    flt_pattern_link(f, x, negate);
+    return RDBKIT_OK;
+}
+
+/* FNV-1a, stirred. Who chooses the names of the list chooses how fast it is; names of a file cannot slow it down
+ * much, as only those whose whole hash is met are compared. */
+static u64 flt_hash(rdbkit_str s) {
+    u64 h = 0xcbf29ce484222325;
+    for (size_t i = 0; i < s.len; i++) h = (h ^ (u8)s.data[i]) * 0x100000001b3;
+    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15;
+    return h ^ h >> 29;
+}
+
+/* The place of a name, or the free one where it would go. The table has one. */
+static flt_name *flt_name_place(const rdbkit_filter *f, rdbkit_str s, u64 hash) {
+    const size_t mask = f->name_cap - 1;
+    for (size_t i = (size_t)hash & mask;; i = (i + 1) & mask) {
+        flt_name *x = &f->name_table[i];
+        if (!x->at) return x;
+        if (x->hash != hash) continue;
+        const u8 *kept = f->names.data + x->at - 1;
+        if (port_le64(kept) == s.len && (!s.len || memcmp(kept + 8, s.data, s.len) == 0)) return x;
+    }
+}
+
+/* Twice the places, the names stay where they are. */
+static int flt_names_grow(rdbkit_filter *f) {
+    const size_t cap = f->name_cap ? f->name_cap * 2 : 64, mask = cap - 1;
+    if (cap > SIZE_MAX / 2 / sizeof(flt_name)) return RDBKIT_ERR_NOMEM;
+    flt_name *table = mem_new(&f->mem, cap * sizeof *table);
+    if (!table) return RDBKIT_ERR_NOMEM;
+    for (size_t i = 0; i < f->name_cap; i++) {
+        if (!f->name_table[i].at) continue;
+        size_t to = (size_t)f->name_table[i].hash & mask;
+        while (table[to].at) to = (to + 1) & mask;
+        table[to] = f->name_table[i];
+    }
+    if (f->name_table) f->mem.free(f->mem.ctx, f->name_table, f->name_cap * sizeof *f->name_table);
+    f->name_table = table;
+    f->name_cap = cap;
+    return 0;
+}
+
+int rdbkit_filter_key_name(rdbkit_filter *f, const char *name, size_t len) {
+    const rdbkit_str s = {name, len};
+    const u64 hash = flt_hash(s);
+    u8 head[8];
+    if (f->names_n >= f->name_cap / 4 * 3 && flt_names_grow(f)) return RDBKIT_ERR_NOMEM;
+    flt_name *x = flt_name_place(f, s, hash);
+    if (x->at) return RDBKIT_OK;
+    if (len > SIZE_MAX - sizeof head || mem_buf_room(&f->mem, &f->names, sizeof head + len))
+        return RDBKIT_ERR_NOMEM;
+    x->hash = hash;
+    x->at = f->names.len + 1;
+    port_put_le64(head, len);
+    (void)mem_buf_add(&f->mem, &f->names, head, sizeof head); /* there is room */
+    (void)mem_buf_add(&f->mem, &f->names, name, len);
+    f->names_n++;
+    return RDBKIT_OK;
+}
+
+int rdbkit_filter_shapes(rdbkit_filter *f, unsigned shape_bits, int negate) {
+    if (!shape_bits || shape_bits >> RDBKIT_SHAPE_N) return RDBKIT_ERR_USAGE;
+    if (negate) f->no_shapes |= shape_bits;
+    else f->shapes |= shape_bits;
+    return RDBKIT_OK;
+}
+
+static int flt_db_add(const rdbkit_filter *f, flt_db **list, flt_db row) {
+    flt_db *x = mem_new(&f->mem, sizeof *x);
+    if (!x) return RDBKIT_ERR_NOMEM;
+    row.next = *list;
+    *x = row;
+    *list = x;
+    return RDBKIT_OK;
+}
+
+int rdbkit_filter_db(rdbkit_filter *f, uint64_t first, uint64_t last, int negate) {
+    if (first > last || last == RDBKIT_NO_DB) return RDBKIT_ERR_USAGE;
+    int st = flt_db_add(f, &f->dbs, (flt_db){NULL, first, last, negate != 0});
+    if (!st) f->db_kinds |= flt_sign(negate);
+    return st;
+}
+
+int rdbkit_filter_slot(rdbkit_filter *f, unsigned first, unsigned last) {
+    if (first > last || last >= FLT_SLOTS_N) return RDBKIT_ERR_USAGE;
+    f->have_slots = 1;
+    for (unsigned i = first; i <= last; i++) f->slots[i / 8] = (u8)(f->slots[i / 8] | 1u << i % 8);
+    return RDBKIT_OK;
+}
+
+void rdbkit_filter_expiry(rdbkit_filter *f, unsigned which, int64_t now_ms) {
+    f->expiry = which;
+    f->now_ms = now_ms;
+}
+
+void rdbkit_filter_limit(rdbkit_filter *f, uint64_t keys) { f->limit = keys; }
+
+int rdbkit_filter_map_db(rdbkit_filter *f, uint64_t from, uint64_t to) {
+    if (from == RDBKIT_NO_DB || to == RDBKIT_NO_DB) return RDBKIT_ERR_USAGE;
+    for (const flt_db *x = f->maps; x; x = x->next)
+        if (x->a == from) return RDBKIT_ERR_USAGE;
+    return flt_db_add(f, &f->maps, (flt_db){NULL, from, to, 0});
+}
+
+int rdbkit_filter_rename(rdbkit_filter *f, const char *old_name, size_t old_len, const char *new_name,
+                         size_t new_len) {
+    size_t size;
+    flt_rename *x = flt_new(f, sizeof *x, old_len, new_len, &size), **to = &f->renames;
+    if (!x) return RDBKIT_ERR_NOMEM;
+    x->size = size;
+    x->old_len = old_len;
+    x->new_len = new_len;
+    if (old_len) memcpy(x->text, old_name, old_len);
+    if (new_len) memcpy(x->text + old_len, new_name, new_len);
+    while (*to) to = &(*to)->next;
+    *to = x;
+    return RDBKIT_OK;
+}
+
+void rdbkit_filter_strip_ttl(rdbkit_filter *f) { f->strip_ttl = 1; }
+
+void rdbkit_filter_shift_ttl(rdbkit_filter *f, int64_t ms) { f->shift_ms = ms; }
+
+uint64_t rdbkit_filter_matched(const rdbkit_filter *f) { return f->matched; }
+
+void rdbkit_filter_restart(rdbkit_filter *f) { f->matched = 0; }
+
+/* ---- Judging a key ---- */
+
+/* Answers of the questions that may also run out of memory. */
+enum { FLT_NO = 0, FLT_YES = 1 };
+
+static int flt_db_passes(const rdbkit_filter *f, u64 db) {
+    int wanted = !(f->db_kinds & FLT_WANTED);
+    for (const flt_db *x = f->dbs; x; x = x->next) {
+        if (db < x->a || db > x->b) continue;
+        if (x->negate) return 0;
+        wanted = 1;
+    }
+    return wanted;
+}
+
+static int flt_shape_passes(const rdbkit_filter *f, rdbkit_shape shape) {
+    const unsigned bit = 1u << shape;
+    return (!f->shapes || (f->shapes & bit)) && !(f->no_shapes & bit);
+}
+
+/* Servers call a key expired once its time is over, not in that very millisecond. */
+static int flt_expiry_passes(const rdbkit_filter *f, i64 expire_ms) {
+    const int has = expire_ms != RDBKIT_NO_EXPIRY, expired = has && expire_ms < f->now_ms;
+    if ((f->expiry & RDBKIT_ONLY_EXPIRED) && !expired) return 0;
+    if ((f->expiry & RDBKIT_NO_EXPIRED) && expired) return 0;
+    if ((f->expiry & RDBKIT_HAS_TTL) && !has) return 0;
+    return !((f->expiry & RDBKIT_NO_TTL) && has);
+}
+
+/* CRC16 as XMODEM has it: polynomial 0x1021 from 0, high bits first; four bits at a time. */
+static unsigned flt_crc16(const u8 *p, size_t len) {
+    static const u16 step[16] = {0x0000, 0x1021, 0x2042, 0x3063, 0x4084, 0x50a5, 0x60c6, 0x70e7,
+                                 0x8108, 0x9129, 0xa14a, 0xb16b, 0xc18c, 0xd1ad, 0xe1ce, 0xf1ef};
+    unsigned crc = 0;
+    for (size_t i = 0; i < len; i++) {
+        crc = (crc << 4 ^ step[(crc >> 12 ^ p[i] >> 4) & 15]) & 0xffff;
+        crc = (crc << 4 ^ step[(crc >> 12 ^ p[i]) & 15]) & 0xffff;
+    }
+    return crc;
+}
+
+/* The slot of a key: of what stands between the first { and the next }, if that is not empty. */
+static unsigned flt_slot(rdbkit_str name) {
+    const u8 *p = (const u8 *)name.data;
+    const u8 *open = name.len ? memchr(p, '{', name.len) : NULL;
+    if (open) {
+        const u8 *tag = open + 1;
+        const u8 *close = memchr(tag, '}', name.len - (size_t)(tag - p));
+        if (close && close > tag) return flt_crc16(tag, (size_t)(close - tag)) % FLT_SLOTS_N;
+    }
+    return flt_crc16(p, name.len) % FLT_SLOTS_N;
+}
+
+static int flt_slot_passes(const rdbkit_filter *f, rdbkit_str name) {
+    if (!f->have_slots) return 1;
+    const unsigned slot = flt_slot(name);
+    return f->slots[slot / 8] >> slot % 8 & 1;
+}
+
+static int flt_name_passes(const rdbkit_filter *f, rdbkit_str name) {
+    return !f->names_n || flt_name_place(f, name, flt_hash(name))->at != 0;
+}
+
+/* The name for regexec(): terminated, and so only up to its first NUL. 0 or RDBKIT_ERR_NOMEM. */
+static int flt_terminate(rdbkit_filter *f, rdbkit_str name) {
+    f->text.len = 0;
+    if (mem_buf_add(&f->mem, &f->text, name.data, name.len)) return RDBKIT_ERR_NOMEM;
+    return mem_buf_add(&f->mem, &f->text, "", 1);
+}
+
+/* FLT_YES, FLT_NO, or RDBKIT_ERR_NOMEM. *terminated: whether flt_terminate() was done for this name. */
+static int flt_pattern_match(rdbkit_filter *f, const flt_pattern *x, rdbkit_str name, int *terminated) {
+    int st;
+    switch (x->how) {
+    case FLT_ANY: return FLT_YES;
+    case FLT_EQUAL: return x->len == name.len && (!x->len || memcmp(x->text, name.data, x->len) == 0);
+    case FLT_PREFIX: return x->len <= name.len && memcmp(x->text, name.data, x->len) == 0;
+    case FLT_GLOB: return flt_glob((rdbkit_str){x->text, x->len}, name);
+    case FLT_REGEX: break;
+    }
+    if (!*terminated && (st = flt_terminate(f, name))) return st;
+    *terminated = 1;
+    st = regexec(&x->regex, (const char *)f->text.data, 0, NULL, 0);
+    return st == 0 ? FLT_YES : st == REG_NOMATCH ? FLT_NO : RDBKIT_ERR_NOMEM;
+}
+
+/* FLT_YES, FLT_NO, or RDBKIT_ERR_NOMEM. */
+static int flt_patterns_pass(rdbkit_filter *f, rdbkit_str name) {
+    int terminated = 0, wanted = !(f->pattern_kinds & FLT_WANTED);
+    for (const flt_pattern *x = f->patterns; x; x = x->next) {
+        if (wanted && !x->negate) continue; /* one is enough */
+        int st = flt_pattern_match(f, x, name, &terminated);
+        if (st < 0) return st;
+        if (st && x->negate) return FLT_NO;
+        if (st) wanted = 1;
+        if (wanted && !(f->pattern_kinds & FLT_UNWANTED)) return FLT_YES;
+    }
+    return wanted;
+}
+
+/* FLT_YES, FLT_NO, or RDBKIT_ERR_NOMEM. */
+static int flt_passes(rdbkit_filter *f, const rdbkit_key *key) {
+    if (f->matched >= f->limit) return FLT_NO;
+    if (!flt_db_passes(f, key->db) || !flt_shape_passes(f, key->type->shape)) return FLT_NO;
+    if (!flt_expiry_passes(f, key->expire_ms)) return FLT_NO;
+    if (!flt_slot_passes(f, key->name) || !flt_name_passes(f, key->name)) return FLT_NO;
+    return flt_patterns_pass(f, key->name);
+}
+
+/* ---- Transforming it ---- */
+
+/* a + b, or the end of the range that it would leave. */
+static i64 flt_add_sat(i64 a, i64 b) {
+    if (b > 0) return a > INT64_MAX - b ? INT64_MAX : a + b;
+    return a < INT64_MIN - b ? INT64_MIN : a + b;
+}
+
+static i64 flt_shift(const rdbkit_filter *f, i64 expire_ms) {
+    if (expire_ms == RDBKIT_NO_EXPIRY || f->strip_ttl) return RDBKIT_NO_EXPIRY;
+    const i64 moved = flt_add_sat(expire_ms, f->shift_ms);
+    return moved == RDBKIT_NO_EXPIRY ? RDBKIT_NO_EXPIRY - 1 : moved;
+}
+
+static u64 flt_map(const rdbkit_filter *f, u64 db) {
+    for (const flt_db *x = f->maps; x; x = x->next)
+        if (x->a == db) return x->b;
+    return db;
+}
+
+/* 0 or RDBKIT_ERR_NOMEM; then the name is as it was. */
+static int flt_rename_key(rdbkit_filter *f, rdbkit_str *name) {
+    const flt_rename *x = f->renames;
+    while (x && (name->len < x->old_len || (x->old_len && memcmp(name->data, x->text, x->old_len) != 0)))
+        x = x->next;
+    if (!x) return 0;
+    const rdbkit_str rest = {name->data ? name->data + x->old_len : NULL, name->len - x->old_len};
+    f->text.len = 0;
+    if (mem_buf_add(&f->mem, &f->text, x->text + x->old_len, x->new_len)) return RDBKIT_ERR_NOMEM;
+    if (mem_buf_add(&f->mem, &f->text, rest.data, rest.len)) return RDBKIT_ERR_NOMEM;
+    *name = (rdbkit_str){(const char *)f->text.data, f->text.len};
+    return 0;
+}
+
+int rdbkit_filter_apply(void *filter, rdbkit_key *key) {
+    rdbkit_filter *f = filter;
+    int st = flt_passes(f, key);
+    if (st != FLT_YES) return st < 0 ? st : RDBKIT_SKIP_KEY;
+    if ((st = flt_rename_key(f, &key->name))) return st;
+    key->db = flt_map(f, key->db);
+    key->expire_ms = flt_shift(f, key->expire_ms);
+    f->matched++;
+    return RDBKIT_OK;
+}
+
+/* ==== [23] rep_ : check: what occurs twice ====
  *
  * A server dies of a key that stands twice in a file, and of a field or member that stands twice in a value. To
  * see that in a file of any size in little memory, each key leaves a record of 16 bytes: 64 bits of its hash,
@@ -4340,7 +4895,7 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     return NULL;
 }
 
-/* ==== [23] api : the public functions not defined in a room above ====
+/* ==== [24] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -4427,6 +4982,7 @@ rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options, const rdb
     r->mem = mem;
     if (options) r->opt = *options;
     if (visitor) r->v = *visitor;
+    r->ev = &r->v;
     rd_key_reset(r);
     r->error.offset = r->error.blob_offset = RDBKIT_NO_OFFSET;
     r->error.db = RDBKIT_NO_DB;
@@ -4546,7 +5102,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-/* ==== [24] cli_ : command line: options, messages, output, input ====
+/* ==== [25] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -4563,6 +5119,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <regex.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -4605,7 +5162,9 @@ enum cli_verb_bit {
     CLI_V_KEYS = 1 << 3,
     CLI_V_HELP = 1 << 4,
     CLI_V_READ = CLI_V_TO_RESP | CLI_V_CHECK | CLI_V_INFO | CLI_V_KEYS,
-    CLI_V_ALL = CLI_V_READ | CLI_V_HELP
+    CLI_V_ALL = CLI_V_READ | CLI_V_HELP,
+    CLI_V_FILTER = CLI_V_READ,
+    CLI_V_CHANGE = CLI_V_TO_RESP | CLI_V_KEYS | CLI_V_INFO
 };
 
 enum cli_kind {
@@ -4640,6 +5199,48 @@ enum cli_kind {
       "go on where the target cannot hold the data, and list what was lost", "--to redis-4.0 --allow-loss") \
     X(LOSS_REPORT,   "loss-report",     0,   "FILE",   CLI_V_TO_RESP, CLI_TEXT, \
       "write what is lost to FILE, a JSON object a line", "--loss-report lost.jsonl") \
+    X(KEY,           "key",             'k', "GLOB",   CLI_V_FILTER,  CLI_TEXT, \
+      "only keys whose name matches GLOB as KEYS has it; given again: any of them", "-k 'user:*'") \
+    X(NOT_KEY,       "not-key",         'K', "GLOB",   CLI_V_FILTER,  CLI_TEXT, \
+      "no keys whose name matches GLOB", "-K '*:tmp' -K 'cache:*'") \
+    X(REGEX,         "regex",           0,   NULL,     CLI_V_FILTER,  CLI_FLAG, \
+      "-k and -K are POSIX extended regular expressions, found anywhere in a name (up to its first NUL byte)", \
+      "--regex -k '^user:[0-9]+$'") \
+    X(KEYS_FROM,     "keys-from",       0,   "FILE",   CLI_V_FILTER,  CLI_TEXT, \
+      "only keys named in FILE, one a line: raw bytes, or in double quotes as redis-cli and `rdbkit keys` print " \
+      "them (\"\" is the empty name, an empty line none); - is standard input", "--keys-from names.txt") \
+    X(TYPE,          "type",            't', "LIST",   CLI_V_FILTER,  CLI_TEXT, \
+      "only these types: string, list, set, zset, hash, stream, module", "-t hash,set") \
+    X(NOT_TYPE,      "not-type",        'T', "LIST",   CLI_V_FILTER,  CLI_TEXT, \
+      "none of these types", "-T stream,module") \
+    X(DB,            "db",              'd', "LIST",   CLI_V_FILTER,  CLI_TEXT, \
+      "only these databases", "-d 0,3-5") \
+    X(NOT_DB,        "not-db",          'D', "LIST",   CLI_V_FILTER,  CLI_TEXT, \
+      "none of these databases", "-D 15") \
+    X(EXPIRED,       "expired",         0,   NULL,     CLI_V_FILTER,  CLI_FLAG, \
+      "only keys whose time is over", "--expired") \
+    X(NO_EXPIRED,    "no-expired",      0,   NULL,     CLI_V_FILTER,  CLI_FLAG, \
+      "no keys whose time is over", "--no-expired") \
+    X(HAS_TTL,       "has-ttl",         0,   NULL,     CLI_V_FILTER,  CLI_FLAG, \
+      "only keys that expire", "--has-ttl") \
+    X(NO_TTL,        "no-ttl",          0,   NULL,     CLI_V_FILTER,  CLI_FLAG, \
+      "only keys that never expire", "--no-ttl") \
+    X(SLOT,          "slot",            0,   "LIST",   CLI_V_FILTER,  CLI_TEXT, \
+      "only keys of these cluster slots, 0 to 16383", "--slot 0-5460,7000") \
+    X(LIMIT,         "limit",           0,   "N",      CLI_V_FILTER,  CLI_TEXT, \
+      "only the first N keys that pass", "--limit 100") \
+    X(NOW,           "now",             0,   "MS",     CLI_V_FILTER,  CLI_TEXT, \
+      "the time that --expired and --no-expired go by, unix time in milliseconds; default: the clock", \
+      "--expired --now 1735689600000") \
+    X(MAP_DB,        "map-db",          0,   "A:B",    CLI_V_CHANGE,  CLI_TEXT, \
+      "put the keys of database A into database B; given again: more of them", "--map-db 0:3") \
+    X(RENAME,        "rename",          0,   "OLD:NEW", CLI_V_CHANGE, CLI_TEXT, \
+      "names that begin with OLD begin with NEW instead, by the first rule that applies; \\: is a colon in them, " \
+      "\\\\ a backslash, \\xHH any byte", "--rename 'user\\::customer\\:'") \
+    X(STRIP_TTL,     "strip-ttl",       0,   NULL,     CLI_V_CHANGE,  CLI_FLAG, \
+      "keys no longer expire (fields of hashes still do)", "--strip-ttl") \
+    X(TTL_SHIFT,     "ttl-shift",       0,   "SECONDS", CLI_V_CHANGE, CLI_TEXT, \
+      "keys expire so much later, or earlier if negative", "--ttl-shift -3600") \
     X(FORMAT,        "format",          0,   "FMT",    CLI_V_KEYS,    CLI_TEXT, \
       "what a line holds: %d database, %k key, %t type, %e expiry (unix ms, -1 none), %s bytes of the value " \
       "in the file, %n elements (bytes of a string, entries of a stream, -1 for a module), %c encoding, " \
@@ -4679,7 +5280,15 @@ static const struct cli_option cli_option_table[] = {CLI_OPTIONS(CLI_ROW)};
 _Static_assert(sizeof cli_option_table / sizeof *cli_option_table == CLI_O_N, "one row for each option");
 
 /* What the command line said. text is the value as given; a flag has "". NULL: not given. */
+struct cli_given {
+    const struct cli_option *option;
+    const char *value;
+};
+
 struct cli_options {
+    /* Options with a value, in the order given; text has the last of each. In its own memory. */
+    struct cli_given *given;
+    size_t given_n;
     const char *text[CLI_O_N];
     unsigned number[CLI_O_N];
     char **inputs; /* argv, moved together */
@@ -4862,6 +5471,7 @@ static rdbkit_str cli_str(const char *text) { return (rdbkit_str){text, strlen(t
 /* All of one run: lives on main's stack. */
 struct cli {
     struct cli_options o;
+    rdbkit_filter *filter; /* of --key and the like, or NULL */
     struct cli_out out;    /* the data */
     struct cli_out report; /* --loss-report */
     struct cli_out err;    /* standard error, flushed after each line */
@@ -5242,6 +5852,7 @@ static void cli_reader_options(const struct cli *c, rdbkit_reader_options *optio
     rdbkit_reader_options_init(options);
     options->ignore_checksum = cli_has(c, CLI_O_IGNORE_SUM);
     options->piece_len = CLI_BLOCK_LEN;
+    if (c->filter) options->key_filter = rdbkit_filter_apply, options->key_filter_ctx = c->filter;
 }
 
 static void cli_read_tail(struct cli_pass *pass, rdbkit_input *in) {
@@ -5258,6 +5869,7 @@ static void cli_read_tail(struct cli_pass *pass, rdbkit_input *in) {
 static int cli_read(struct cli_source *src, const rdbkit_reader_options *options,
                     const rdbkit_visitor *visitor, struct cli_pass *pass) {
     memset(pass, 0, sizeof *pass);
+    if (src->cli->filter) rdbkit_filter_restart(src->cli->filter);
     pass->reader = rdbkit_reader_new(options, visitor);
     rdbkit_input *in = rdbkit_input_new(NULL, cli_source_read, src);
     int status = pass->error.code = RDBKIT_ERR_NOMEM;
@@ -5301,9 +5913,327 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [25] verb_ : command line: the verbs ====
+/* ==== [26] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
+
+/* ---- filters ------------------------------------------------------------------------------------------ */
+
+static int verb_filter_bad(struct cli *c, enum cli_option_id id, const char *value, const char *wanted) {
+    cli_say(c, NULL, "--%s: %.200s: %s", cli_option_table[id].name, *value ? value : "nothing given", wanted);
+    return CLI_USAGE;
+}
+
+/* The exit code for what the library said of a value. */
+static int verb_filter_status(struct cli *c, int status, enum cli_option_id id, const char *value,
+                              const char *wanted) {
+    if (status == RDBKIT_OK) return CLI_OK;
+    if (status == RDBKIT_ERR_NOMEM) return cli_fail_errno(c, NULL, ENOMEM);
+    return verb_filter_bad(c, id, value, wanted);
+}
+
+/* Decimal digits at *p, which moves behind them. 1, or 0 if there are none or too many. */
+static int verb_filter_number(const char **p, uint64_t *n) {
+    const char *at = *p;
+    for (*n = 0; *at >= '0' && *at <= '9'; at++) {
+        const unsigned digit = (unsigned)(*at - '0');
+        if (*n > (UINT64_MAX - digit) / 10) return 0;
+        *n = *n * 10 + digit;
+    }
+    const int any = at > *p;
+    *p = at;
+    return any;
+}
+
+/* Numbers and ranges: 1,3-5. */
+static int verb_filter_ranges(struct cli *c, rdbkit_filter *f, enum cli_option_id id, const char *value) {
+    const char *wanted = id == CLI_O_SLOT ? "cluster slots are 0 to 16383, as in 5,10-20"
+                                          : "databases are numbers, as in 1,3-5";
+    const char *p = value;
+    int code;
+    do {
+        uint64_t first, last;
+        if (!verb_filter_number(&p, &first)) return verb_filter_bad(c, id, value, wanted);
+        last = first;
+        if (*p == '-' && (p++, !verb_filter_number(&p, &last))) return verb_filter_bad(c, id, value, wanted);
+        if (*p && *p != ',') return verb_filter_bad(c, id, value, wanted);
+        if (first > last)
+            return verb_filter_bad(c, id, value, "a range goes from the lower number to the higher");
+        int status = RDBKIT_ERR_USAGE;
+        if (id != CLI_O_SLOT) status = rdbkit_filter_db(f, first, last, id == CLI_O_NOT_DB);
+        else if (last <= 16383) status = rdbkit_filter_slot(f, (unsigned)first, (unsigned)last);
+        code = verb_filter_status(c, status, id, value, wanted);
+    } while (code == CLI_OK && *p++);
+    return code;
+}
+
+static int verb_filter_types(struct cli *c, rdbkit_filter *f, enum cli_option_id id, const char *value) {
+    unsigned bits = 0;
+    const char *p = value;
+    do {
+        const size_t len = strcspn(p, ",");
+        unsigned i = 0;
+        for (; i < RDBKIT_SHAPE_N; i++) {
+            const char *name = rdbkit_shape_name((rdbkit_shape)i);
+            if (strlen(name) == len && strncmp(name, p, len) == 0) break;
+        }
+        if (i == RDBKIT_SHAPE_N)
+            return verb_filter_bad(c, id, value, "types are string, list, set, zset, hash, stream, module");
+        bits |= 1u << i;
+        p += len;
+    } while (*p++);
+    return verb_filter_status(c, rdbkit_filter_shapes(f, bits, id == CLI_O_NOT_TYPE), id, value, "no types");
+}
+
+static int verb_filter_bad_regex(struct cli *c, enum cli_option_id id, const char *value) {
+    regex_t regex;
+    char text[200] = "not a regular expression";
+    int error = regcomp(&regex, value, REG_EXTENDED | REG_NOSUB); /* again, for the text */
+    if (error) (void)regerror(error, &regex, text, sizeof text);
+    else regfree(&regex);
+    return verb_filter_bad(c, id, value, text);
+}
+
+static int verb_filter_pattern(struct cli *c, rdbkit_filter *f, enum cli_option_id id, const char *value) {
+    const int negate = id == CLI_O_NOT_KEY, regex = cli_has(c, CLI_O_REGEX);
+    int status = regex ? rdbkit_filter_key_regex(f, value, negate)
+                       : rdbkit_filter_key(f, value, strlen(value), negate);
+    if (status == RDBKIT_ERR_USAGE && regex) return verb_filter_bad_regex(c, id, value);
+    return verb_filter_status(c, status, id, value, "not a pattern");
+}
+
+static int verb_hex_digit(char c) {
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
+/* The byte at *p as redis-cli reads it between double quotes; *p moves behind it. end: of the text, behind p. */
+static char verb_unescape(const char **p, const char *end) {
+    static const char from[] = "nrtba", to[] = "\n\r\t\b\a";
+    const char *at = *p;
+    if (*at != '\\' || end - at < 2) {
+        *p = at + 1;
+        return *at;
+    }
+    if (at[1] == 'x' && end - at >= 4 && verb_hex_digit(at[2]) >= 0 && verb_hex_digit(at[3]) >= 0) {
+        *p = at + 4;
+        return (char)(verb_hex_digit(at[2]) << 4 | verb_hex_digit(at[3]));
+    }
+    const char *known = at[1] ? strchr(from, at[1]) : NULL;
+    *p = at + 2;
+    return known ? to[known - from] : at[1];
+}
+
+/* A line of --keys-from, in place: what stands in double quotes is unescaped. 0: it does not end as it begins. */
+static int verb_filter_line(char *line, size_t *len) {
+    if (*len < 2 || line[0] != '"' || line[*len - 1] != '"') return 1;
+    const char *p = line + 1, *end = line + *len - 1;
+    char *to = line;
+    while (p < end) {
+        if (*p == '"' || (*p == '\\' && p + 1 == end)) return 0;
+        *to++ = verb_unescape(&p, end);
+    }
+    *len = (size_t)(to - line);
+    return 1;
+}
+
+static int verb_filter_names_of(struct cli *c, rdbkit_filter *f, const char *name, FILE *file,
+                                uint64_t *names) {
+    char *line = NULL;
+    size_t cap = 0;
+    int code = CLI_OK;
+    uint64_t line_n = 0;
+    for (ssize_t n; code == CLI_OK && (n = getline(&line, &cap, file)) > 0;) {
+        size_t len = (size_t)n - (line[n - 1] == '\n');
+        line_n++;
+        if (len == 0) continue;
+        if (!verb_filter_line(line, &len)) {
+            cli_say(c, name,
+                    "line %" PRIu64 ": not as redis-cli quotes: \" and \\ inside want a \\ before them",
+                    line_n);
+            code = CLI_USAGE;
+        } else if (rdbkit_filter_key_name(f, line, len)) {
+            code = cli_fail_errno(c, NULL, ENOMEM);
+        } else {
+            ++*names;
+        }
+    }
+    if (code == CLI_OK && ferror(file)) code = cli_fail_errno(c, name, errno);
+    else if (code == CLI_OK && !feof(file)) code = cli_fail_errno(c, name, ENOMEM);
+    free(line);
+    return code;
+}
+
+static int verb_filter_names(struct cli *c, rdbkit_filter *f, const char *path, uint64_t *names) {
+    if (strcmp(path, "-") == 0) {
+        for (int i = 0; i < c->o.inputs_n; i++)
+            if (strcmp(c->o.inputs[i], "-") == 0)
+                return verb_filter_bad(c, CLI_O_KEYS_FROM, path, "standard input is the RDB already");
+        return verb_filter_names_of(c, f, "standard input", stdin, names);
+    }
+    FILE *file = fopen(path, "r");
+    if (!file) return cli_fail_errno(c, path, errno);
+    int code = verb_filter_names_of(c, f, path, file, names);
+    (void)fclose(file);
+    return code;
+}
+
+static int verb_filter_map(struct cli *c, rdbkit_filter *f, const char *value) {
+    const char *p = value;
+    uint64_t from, to;
+    if (!verb_filter_number(&p, &from) || *p++ != ':' || !verb_filter_number(&p, &to) || *p)
+        return verb_filter_bad(c, CLI_O_MAP_DB, value, "two databases, as in 0:3");
+    return verb_filter_status(c, rdbkit_filter_map_db(f, from, to), CLI_O_MAP_DB, value,
+                              "this database is mapped already, or no server has such a number");
+}
+
+static int verb_filter_rename(struct cli *c, rdbkit_filter *f, const char *value) {
+    const size_t len = strlen(value);
+    const char *end = value + len;
+    char *text = malloc(len + 1);
+    size_t n = 0, old_len = 0, colons = 0;
+    if (!text) return cli_fail_errno(c, NULL, ENOMEM);
+    for (const char *p = value; p < end;) {
+        if (*p == ':' && colons++ == 0) {
+            old_len = n;
+            p++;
+        } else {
+            text[n++] = verb_unescape(&p, end);
+        }
+    }
+    int code;
+    if (colons == 1)
+        code = verb_filter_status(c, rdbkit_filter_rename(f, text, old_len, text + old_len, n - old_len),
+                                  CLI_O_RENAME, value, "not two prefixes");
+    else
+        code = verb_filter_bad(c, CLI_O_RENAME, value,
+                               colons ? "more than one colon: write \\: for those that belong to a prefix"
+                                      : "two prefixes with a colon between, as in old:new");
+    free(text);
+    return code;
+}
+
+static int verb_filter_shift(struct cli *c, rdbkit_filter *f, const char *value) {
+    const int back = value[0] == '-';
+    const char *p = value + (back || value[0] == '+');
+    uint64_t n;
+    if (!verb_filter_number(&p, &n) || *p || n > INT64_MAX / 1000)
+        return verb_filter_bad(c, CLI_O_TTL_SHIFT, value, "whole seconds, as in 3600 or -3600");
+    rdbkit_filter_shift_ttl(f, back ? -(int64_t)n * 1000 : (int64_t)n * 1000);
+    return CLI_OK;
+}
+
+static int verb_filter_limit(struct cli *c, rdbkit_filter *f, const char *value) {
+    const char *p = value;
+    uint64_t n;
+    if (!verb_filter_number(&p, &n) || *p || n == 0)
+        return verb_filter_bad(c, CLI_O_LIMIT, value, "a number of keys, 1 or more");
+    rdbkit_filter_limit(f, n);
+    return CLI_OK;
+}
+
+/* One value of any option; those that do not concern filters are left alone. */
+static int verb_filter_value(struct cli *c, rdbkit_filter *f, enum cli_option_id id, const char *value) {
+    if (id == CLI_O_KEY || id == CLI_O_NOT_KEY) return verb_filter_pattern(c, f, id, value);
+    if (id == CLI_O_TYPE || id == CLI_O_NOT_TYPE) return verb_filter_types(c, f, id, value);
+    if (id == CLI_O_DB || id == CLI_O_NOT_DB || id == CLI_O_SLOT) return verb_filter_ranges(c, f, id, value);
+    if (id == CLI_O_LIMIT) return verb_filter_limit(c, f, value);
+    if (id == CLI_O_MAP_DB) return verb_filter_map(c, f, value);
+    if (id == CLI_O_RENAME) return verb_filter_rename(c, f, value);
+    if (id == CLI_O_TTL_SHIFT) return verb_filter_shift(c, f, value);
+    return CLI_OK;
+}
+
+static int verb_filter_values(struct cli *c, rdbkit_filter *f) {
+    int code = CLI_OK;
+    uint64_t names = 0;
+    for (size_t i = 0; i < c->o.given_n && code == CLI_OK; i++) {
+        const enum cli_option_id id = (enum cli_option_id)(c->o.given[i].option - cli_option_table);
+        const char *value = c->o.given[i].value;
+        code = id == CLI_O_KEYS_FROM ? verb_filter_names(c, f, value, &names)
+                                     : verb_filter_value(c, f, id, value);
+    }
+    if (cli_has(c, CLI_O_KEYS_FROM) && names == 0) rdbkit_filter_limit(f, 0); /* an empty list names no key */
+    return code;
+}
+
+/* Options that leave nothing together, or say nothing without another. */
+static int verb_filter_conflict(struct cli *c) {
+    static const enum cli_option_id pairs[][2] = {{CLI_O_EXPIRED, CLI_O_NO_EXPIRED},
+                                                  {CLI_O_EXPIRED, CLI_O_NO_TTL},
+                                                  {CLI_O_HAS_TTL, CLI_O_NO_TTL},
+                                                  {CLI_O_STRIP_TTL, CLI_O_TTL_SHIFT}};
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
+        if (!cli_has(c, pairs[i][0]) || !cli_has(c, pairs[i][1])) continue;
+        cli_say(c, NULL, "--%s and --%s exclude each other", cli_option_table[pairs[i][0]].name,
+                cli_option_table[pairs[i][1]].name);
+        return CLI_USAGE;
+    }
+    if (cli_has(c, CLI_O_NOW) && !cli_has(c, CLI_O_EXPIRED) && !cli_has(c, CLI_O_NO_EXPIRED)) {
+        cli_say(c, NULL, "--now says nothing without --expired or --no-expired");
+        return CLI_USAGE;
+    }
+    if (cli_has(c, CLI_O_REGEX) && !cli_has(c, CLI_O_KEY) && !cli_has(c, CLI_O_NOT_KEY)) {
+        cli_say(c, NULL, "--regex says nothing without --key or --not-key");
+        return CLI_USAGE;
+    }
+    return CLI_OK;
+}
+
+static int verb_filter_expiry(struct cli *c, rdbkit_filter *f) {
+    static const struct {
+        enum cli_option_id id;
+        unsigned bit;
+    } rows[] = {{CLI_O_EXPIRED, RDBKIT_ONLY_EXPIRED},
+                {CLI_O_NO_EXPIRED, RDBKIT_NO_EXPIRED},
+                {CLI_O_HAS_TTL, RDBKIT_HAS_TTL},
+                {CLI_O_NO_TTL, RDBKIT_NO_TTL}};
+    const char *now_text = c->o.text[CLI_O_NOW];
+    unsigned which = 0;
+    uint64_t now = 0;
+    struct timespec t;
+    if (now_text) {
+        const char *p = now_text;
+        if (!verb_filter_number(&p, &now) || *p || now > INT64_MAX)
+            return verb_filter_bad(c, CLI_O_NOW, now_text, "unix time in milliseconds, as in 1735689600000");
+    } else if (clock_gettime(CLOCK_REALTIME, &t) == 0) {
+        now = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+    }
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (cli_has(c, rows[i].id)) which |= rows[i].bit;
+    rdbkit_filter_expiry(f, which, (int64_t)now);
+    return CLI_OK;
+}
+
+/* Whether an option from KEY to the last was given: up to LIMIT they filter, up to TTL_SHIFT are all. */
+static int verb_filter_given(const struct cli *c, enum cli_option_id last) {
+    for (unsigned id = CLI_O_KEY; id <= (unsigned)last; id++)
+        if (cli_has(c, (enum cli_option_id)id)) return 1;
+    return 0;
+}
+
+/* The filter that the options ask for, or NULL. Returns the exit code; *out is the caller's in any case. Once a run:
+ * it may read standard input. */
+static int verb_filter(struct cli *c, rdbkit_filter **out) {
+    *out = NULL;
+    if (!verb_filter_given(c, CLI_O_TTL_SHIFT)) return CLI_OK;
+    int code = verb_filter_conflict(c);
+    if (code) return code;
+    *out = rdbkit_filter_new(NULL);
+    if (!*out) return cli_fail_errno(c, NULL, ENOMEM);
+    code = verb_filter_expiry(c, *out);
+    if (code == CLI_OK) code = verb_filter_values(c, *out);
+    if (code == CLI_OK && cli_has(c, CLI_O_STRIP_TTL)) rdbkit_filter_strip_ttl(*out);
+    return code;
+}
+
+/* After a pass that went well: nothing at all is seldom what was meant. */
+static void verb_filter_after(struct cli *c, const struct cli_source *src) {
+    if (!c->filter || cli_has(c, CLI_O_QUIET) || !verb_filter_given(c, CLI_O_LIMIT)) return;
+    if (rdbkit_filter_matched(c->filter) == 0) cli_say(c, src->name, "no key matched the filters");
+}
 
 /* ---- keys --------------------------------------------------------------------------------------------- */
 
@@ -6219,7 +7149,7 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
     return code ? code : verb_resp_run(c, src, &options, refuse);
 }
 
-/* ==== [26] main_ : command line: help, parsing, main ====
+/* ==== [27] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 
@@ -6396,6 +7326,7 @@ static int main_bad_target(struct cli *c, const char *given) {
 /* Store an option. value: of the same argument or the next one, NULL for a flag. */
 static int main_set(struct cli *c, const struct cli_option *option, const char *value) {
     size_t id = (size_t)(option - cli_option_table);
+    if (value) c->o.given[c->o.given_n++] = (struct cli_given){option, value};
     c->o.text[id] = value ? value : "";
     if (option->kind == CLI_TARGET && !rdbkit_target_find(value)) return main_bad_target(c, value);
     if (option->kind == CLI_NUMBER) {
@@ -6468,6 +7399,8 @@ static int main_parse_short(struct cli *c, const struct main_verb *verb, const c
 static int cli_parse(struct cli *c, const struct main_verb *verb, struct main_args args) {
     int code = CLI_OK, ended = 0;
     char **to = c->o.inputs = args.argv;
+    c->o.given = calloc((size_t)args.n + 1, sizeof *c->o.given); /* each value is of an argument of its own */
+    if (!c->o.given) return cli_fail_errno(c, NULL, ENOMEM);
     while (args.n > 0 && code == CLI_OK) {
         char *arg = *args.argv++;
         args.n--;
@@ -6515,13 +7448,15 @@ static int main_outputs_open(struct cli *c) {
 
 /* Run a verb on each input. The exit code is the highest of all. */
 static int main_run(struct cli *c, const struct main_verb *verb) {
-    int worst = main_outputs_open(c);
+    int worst = verb_filter(c, &c->filter);
+    if (worst == CLI_OK) worst = main_outputs_open(c);
     const int opened = worst == CLI_OK;
     for (int i = 0; opened && i < c->o.inputs_n && !c->out.sys_errno; i++) {
         struct cli_source src;
         int code = cli_source_open(c, &src, c->o.inputs[i]);
         if (code == CLI_OK) {
             code = verb->run(c, &src);
+            if (code <= CLI_NO) verb_filter_after(c, &src);
             if (cli_has(c, CLI_O_VERBOSE))
                 cli_say(c, src.name, "%" PRIu64 " bytes read, %" PRIu64 " written", src.read_off,
                         c->out.bytes + c->out.len);
@@ -6576,6 +7511,8 @@ int main(int argc, char **argv) {
     c.out.fd = c.report.fd = -1;
     c.err.fd = STDERR_FILENO;
     int code = main_main(&c, argc, argv);
+    free(c.o.given);
+    rdbkit_filter_free(c.filter);
     cli_out_flush(&c.err);
     return code;
 }

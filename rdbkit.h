@@ -204,6 +204,7 @@ typedef struct rdbkit_header {
 
 typedef struct rdbkit_key {
     rdbkit_str name;         /* borrowed until the callback returns */
+    rdbkit_str raw_name;     /* the same as it stands in the file, an RDB string; len 0 if a filter changed it */
     const rdbkit_type *type; /* constant */
     const char *module;      /* name of a module value's type, or NULL; borrowed like name */
     uint64_t db;
@@ -271,8 +272,8 @@ typedef struct rdbkit_module_aux {
  *     group  = stream_group *( stream_consumer *stream_pending )
  *
  * where db comes when a file selects a database, string_piece instead of string for an uncompressed string
- * value longer than options.piece_len, and raw after RDBKIT_TAKE_RAW. After RDBKIT_SKIP_KEY only key_end
- * follows. A packed value is checked whole before its first element is given out. */
+ * value longer than options.piece_len, and raw after RDBKIT_TAKE_RAW. raw bytes are those
+ * after the key's name, checked as if they were decoded. After RDBKIT_SKIP_KEY only key_end follows. A packed value is checked whole before its first element is given out. */
 typedef struct rdbkit_visitor {
     void *user;
     int (*header)(void *user, const rdbkit_header *header);
@@ -341,6 +342,11 @@ typedef struct rdbkit_reader_options {
     int deep;
     size_t piece_len;      /* an uncompressed string value over this comes in pieces; 0: never. Default 0 */
     uint64_t max_item_len; /* a string or packed blob over this many bytes is RDBKIT_ERR_LIMIT; 0: none */
+    /* Called with a copy of each key before visitor.key: it may change name (its own memory, until the next call),
+     * db and expire_ms. Answers RDBKIT_OK, RDBKIT_SKIP_KEY (the visitor hears nothing of the key) or a negative
+     * value to stop. rdbkit_filter_apply() is made for it. */
+    int (*key_filter)(void *ctx, rdbkit_key *key);
+    void *key_filter_ctx;
 } rdbkit_reader_options;
 
 /* Fill in the defaults. */
@@ -457,6 +463,110 @@ RDBKIT_API const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t inde
 
 /* errno of the write that failed, or 0. */
 RDBKIT_API int rdbkit_resp_errno(const rdbkit_resp *s);
+
+/* ---- Filters and transforms ---------------------------------------------------------------------------- */
+
+/* Which keys of a source go on, and under what name, database and expiry. Hand rdbkit_filter_apply and the handle
+ * to a reader as options.key_filter and options.key_filter_ctx; one filter serves one reader at a time. The kinds
+ * are patterns, exact names, shapes, databases, slots, expiry; a key has to pass every kind that was asked for
+ * (AND), and passes a kind by any one of its values (OR) and none of those with negate. Filters see the key as it
+ * is in the file; transforms come after all of them. The fields of a hash keep their own expiry in any case. */
+typedef struct rdbkit_filter rdbkit_filter;
+
+/* Make a filter that lets every key through as it is. allocator: NULL for malloc; copied. Returns NULL when out
+ * of memory. Memory: 3 KiB, the texts given, and for each name of rdbkit_filter_key_name() 30 to 50 bytes besides
+ * its own (more for moments, while tables grow). rdbkit_filter_free() takes NULL; the reader must be done with
+ * the filter. */
+RDBKIT_API rdbkit_filter *rdbkit_filter_new(const rdbkit_allocator *allocator);
+RDBKIT_API void rdbkit_filter_free(rdbkit_filter *f);
+
+/* The functions that add something copy it, and return RDBKIT_OK, RDBKIT_ERR_NOMEM or RDBKIT_ERR_USAGE (an
+ * argument out of range); then the filter is as it was. */
+
+/* A glob that key names are held against, see rdbkit_glob_match(). pattern: len bytes, may be NULL if len is 0.
+ * negate: 1 for the keys that are not wanted. Globs and regular expressions are one kind. */
+RDBKIT_API int rdbkit_filter_key(rdbkit_filter *f, const char *pattern, size_t len, int negate);
+
+/* A POSIX extended regular expression, found anywhere in a name unless ^ and $ say otherwise. pattern: terminated.
+ * RDBKIT_ERR_USAGE if it does not compile. regexec() wants terminated text: a name counts up to its first NUL
+ * byte. Bytes are characters as the process's locale has it, which is one to one unless setlocale() was called.
+ * The C library's regcomp() and regexec() use malloc, and may take long for patterns with back-references. */
+RDBKIT_API int rdbkit_filter_key_regex(rdbkit_filter *f, const char *pattern, int negate);
+
+/* One of the names that are wanted, exactly: len bytes, may be NULL if len is 0, which is the key "". A hash set:
+ * constant time each, for millions. A kind of its own: a key must be named and match the patterns, if any. */
+RDBKIT_API int rdbkit_filter_key_name(rdbkit_filter *f, const char *name, size_t len);
+
+/* Shapes that are wanted, or not wanted: 1u << RDBKIT_HASH and so on, or-ed, at least one. A hash is a hash, with
+ * or without field expiry. */
+RDBKIT_API int rdbkit_filter_shapes(rdbkit_filter *f, unsigned shape_bits, int negate);
+
+/* Databases first to last, both included; last at least first, below RDBKIT_NO_DB. */
+RDBKIT_API int rdbkit_filter_db(rdbkit_filter *f, uint64_t first, uint64_t last, int negate);
+
+/* Cluster slots first to last, both included, last at least first and at most 16383. The slot of a name is that
+ * of CLUSTER KEYSLOT: CRC16 of the name, or of its hash tag between the first { and the next }. */
+RDBKIT_API int rdbkit_filter_slot(rdbkit_filter *f, unsigned first, unsigned last);
+
+/* Conditions on a key's expiry; all that are given must hold. */
+enum {
+    RDBKIT_ONLY_EXPIRED = 1 << 0, /* has an expiry before now_ms: a master that loads the file drops it */
+    RDBKIT_NO_EXPIRED = 1 << 1,   /* has none, or one at or after now_ms */
+    RDBKIT_HAS_TTL = 1 << 2,      /* has an expiry, past or not */
+    RDBKIT_NO_TTL = 1 << 3
+};
+
+/* Set the conditions, in place of those of an earlier call. which: the bits above, or-ed; 0: none. now_ms: unix
+ * time in milliseconds, looked at by the first two alone. */
+RDBKIT_API void rdbkit_filter_expiry(rdbkit_filter *f, unsigned which, int64_t now_ms);
+
+/* Let so many keys through at most, the first ones; 0: none at all. Default: any number. */
+RDBKIT_API void rdbkit_filter_limit(rdbkit_filter *f, uint64_t keys);
+
+/* Transforms. Two keys may come to have the same name and database: nothing here notices, rdbkit_check does. */
+
+/* Put the keys of database from into database to, both below RDBKIT_NO_DB. Each key is mapped once: 0 to 1 and 1
+ * to 0 swaps them. RDBKIT_ERR_USAGE if from has been mapped already. */
+RDBKIT_API int rdbkit_filter_map_db(rdbkit_filter *f, uint64_t from, uint64_t to);
+
+/* Names that begin with old_name begin with new_name instead: the first rule that applies, once. Either may be
+ * empty, and then NULL. Cluster slots may change with the name. */
+RDBKIT_API int rdbkit_filter_rename(rdbkit_filter *f, const char *old_name, size_t old_len, const char *new_name,
+                                    size_t new_len);
+
+/* Take the expiry off every key. Wins over rdbkit_filter_shift_ttl(). */
+RDBKIT_API void rdbkit_filter_strip_ttl(rdbkit_filter *f);
+
+/* Move every expiry by ms milliseconds, back if negative; calls do not add up, the last one counts. A key without
+ * expiry stays without. Stops at the ends of int64_t; -1, which would mean "no expiry", becomes -2. */
+RDBKIT_API void rdbkit_filter_shift_ttl(rdbkit_filter *f, int64_t ms);
+
+/* Judge a key, and transform it if it passes. filter: a rdbkit_filter. key: changed only if it passes; its name
+ * then may lie in the filter's memory, valid until the next call with the filter.
+ * Returns RDBKIT_OK, RDBKIT_SKIP_KEY, or RDBKIT_ERR_NOMEM. */
+RDBKIT_API int rdbkit_filter_apply(void *filter, rdbkit_key *key);
+
+/* Keys let through since the filter was made or restarted. */
+RDBKIT_API uint64_t rdbkit_filter_matched(const rdbkit_filter *f);
+
+/* Forget the keys let through, so that the limit counts anew: before another pass, or another file. */
+RDBKIT_API void rdbkit_filter_restart(rdbkit_filter *f);
+
+/* Whether a text matches a glob, as KEYS and SCAN of the servers have it: 1 or 0. Bytes, NUL is one like any
+ * other; either may be NULL if its length is 0.
+ *
+ *     *      any bytes, none too; but to an empty text only the pattern * itself and the empty one match
+ *     ?      any one byte
+ *     [abx-z]  one of these; ranges may be written backwards, and compare bytes as signed numbers, which is what
+ *              servers do on x86: [a-\x80] runs from \x80 over \xff and NUL to a. \ takes the special meaning from
+ *              the byte after it, but in front of a range only the byte is meant. [] matches nothing, [^] anything
+ *     [^abx-z] one that is none of these
+ *     [ab    a class that is not closed ends with the pattern; [a- is a class of a and -
+ *     \c     c itself; a \ at the end is a \
+ *
+ * Servers from 7.2 on stop looking at the 1001st *: here there is no such limit. Time: at most pattern_len times
+ * text_len, mostly their sum; constant memory. */
+RDBKIT_API int rdbkit_glob_match(const char *pattern, size_t pattern_len, const char *text, size_t text_len);
 
 /* ---- Check -------------------------------------------------------------------------------------------- */
 

@@ -188,7 +188,7 @@ def help_options(verb):
     code, out, _ = run("help", verb)
     expect(code == 0, "rdbkit help %s: exit %d" % (verb, code))
     found = set()
-    for letter, name, arg in re.findall(r"^  (?:(-\w), |    )(--[a-z-]+)(?: ([A-Z]+))?", out.decode(), re.M):
+    for letter, name, arg in re.findall(r"^  (?:(-\w), |    )(--[a-z-]+)(?: ([A-Z:]+))?", out.decode(), re.M):
         found |= {x for x in (letter, name + (" " + arg if arg else "")) if x}
     expect("--help" in found, "options of " + verb, found)
     return found
