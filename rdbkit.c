@@ -24,13 +24,16 @@
  *   [18] rec_    RDB reader: records, header, window
  *   [19] out_    output in large blocks
  *   [20] loss_   what a target cannot hold
- *   [21] resp_   commands out
- *   [22] flt_    filters and transforms
- *   [23] rep_    check: what occurs twice
- *   [24] api     the public functions not defined in a room above
- *   [25] cli_    command line: options, messages, output, input
- *   [26] verb_   command line: the verbs
- *   [27] main_   command line: help, parsing, main
+ *   [21] enc_    value encoder
+ *   [22] wr_     RDB writer
+ *   [23] resp_   commands out
+ *   [24] flt_    filters and transforms
+ *   [25] json_   JSON out
+ *   [26] rep_    check: what occurs twice
+ *   [27] api     the public functions not defined in a room above
+ *   [28] cli_    command line: options, messages, output, input
+ *   [29] verb_   command line: the verbs
+ *   [30] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -48,6 +51,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__has_include)
+#if __has_include(<lzf.h>)
+#include <lzf.h>
+#else
+#include <liblzf/lzf.h> /* Debian */
+#endif
+#else
+#include <lzf.h>
+#endif
 #include <unistd.h>
 #include <zlib.h>
 
@@ -515,6 +527,8 @@ static void err_add_key(rdbkit_error *e) {
     X(DONE, "done")                                    \
     X(SKIP_KEY, "skip this key")                       \
     X(TAKE_RAW, "take this value raw")                 \
+    X(TAKE_RAW_WIDE, "take this value raw, wide")      \
+    X(TAKE_RAW_NARROW, "take this value raw, narrow")  \
     X(ERR_NOMEM, "out of memory")                      \
     X(ERR_IO, "cannot read or write")                  \
     X(ERR_DAMAGED, "damaged input")                    \
@@ -795,6 +809,25 @@ PORT_INLINE u8 *num_i64(u8 *out, i64 v) {
     if (v >= 0) return num_u64(out, (u64)v);
     *out = '-';
     return num_u64(out + 1, 0 - (u64)v);
+}
+
+/* The integer that a text is in canonical form: digits, a minus in front, no leading zero, in range. 0 or -1. */
+static int num_parse_i64(const void *text, size_t len, i64 *v) {
+    if (len == 0 || len > NUM_INT_MAX) return -1;
+    const u8 *p = text, *end = p + len;
+    u64 n = 0;
+    int neg = *p == '-';
+    p += neg;
+    if (p == end || (*p == '0' && (end - p > 1 || neg))) return -1;
+    for (; p < end; p++) {
+        if (*p < '0' || *p > '9') return -1;
+        u64 digit = (u64)(*p - '0');
+        if (n > (UINT64_MAX - digit) / 10) return -1;
+        n = n * 10 + digit;
+    }
+    if (n > (u64)INT64_MAX + (u64)neg) return -1;
+    *v = neg ? (i64)(0 - n) : (i64)n;
+    return 0;
 }
 
 /* Floor of log2(10^e) for |e| < 1650. Right shifts of negatives are arithmetic on every compiler we meet. */
@@ -1141,6 +1174,7 @@ typedef struct pk_cursor {
     const u8 *end;  /* the end mark, or for intsets the end of the blob */
     u64 stated;     /* entries by the header */
     u64 n;          /* entries stepped over */
+    unsigned forms; /* lp_: forms of back-lengths seen where they differ, 1 wide, 2 narrow */
     u64 prev_len;   /* zl_: bytes of the previous entry; ist_: width; zm_: 1 if a value is next */
     const char *bad;
     size_t bad_off; /* in the blob */
@@ -1266,11 +1300,34 @@ PORT_INLINE int lp_next(pk_cursor *c, pk_item *it) {
     } else {
         int w = lp_back_len(p + n, c->end, n);
         if (!w) return lp_bad_back(c, n);
+        if (PORT_UNLIKELY(n == 16383 || n == 2097151 || n == 268435455)) c->forms |= w == lp_back_width(n, 0) ? 1 : 2;
         n += (u64)w;
     }
     c->p = p + n;
     c->n++;
     return PK_ITEM;
+}
+
+/* A sound listpack once more, with the back-lengths that one kind of server reads, into out. */
+static int lp_rewrite(const rdbkit_allocator *mem, const u8 *blob, size_t len, int narrow, mem_buf *out) {
+    pk_cursor c;
+    pk_item it;
+    u8 back[5], end = 0xff;
+    out->len = 0;
+    lp_open(&c, blob, len);
+    int st = mem_buf_add(mem, out, blob, LP_HDR_LEN);
+    for (const u8 *p = c.p; !st && lp_next(&c, &it) == PK_ITEM; p = c.p) {
+        u64 n = (u64)(c.p - p) - 1; /* of encoding and data: what the back-length behind them says */
+        while (!lp_back_len(p + n, c.p, n) || n + (u64)lp_back_len(p + n, c.p, n) != (u64)(c.p - p)) n--;
+        int w = lp_back_width(n, narrow);
+        u64 rest = n;
+        for (int i = w - 1; i >= 0; i--, rest >>= 7) back[i] = (u8)((rest & 127) | (i ? 128 : 0));
+        st = mem_buf_add(mem, out, p, (size_t)n);
+        if (!st) st = mem_buf_add(mem, out, back, (size_t)w);
+    }
+    if (!st) st = mem_buf_add(mem, out, &end, 1);
+    for (int i = 0; !st && i < 4; i++) out->data[i] = (u8)(out->len >> (8 * i));
+    return st;
 }
 
 /* ==== [10] zl_ : ziplist blobs ====
@@ -1851,7 +1908,7 @@ static void in_free(rdbkit_input *in) {
 enum rd_state { RD_HEADER, RD_RECORD, RD_VALUE, RD_PIECES, RD_WALK, RD_SLOTS, RD_TRAILER, RD_FINISHED };
 
 /* Where a string that is not a slice of the window is kept: a compressed one, or a number as text. */
-enum { RD_FIRST, RD_SECOND, RD_KEY, RD_SCRATCH_N };
+enum { RD_FIRST, RD_SECOND, RD_KEY, RD_THIRD, RD_SCRATCH_N };
 
 /* A walk through a value by its layout: where it is in the layout, and the loops around it. */
 typedef struct rd_walk_state {
@@ -1922,6 +1979,7 @@ struct rdbkit_reader {
     rdbkit_visitor v;
     const rdbkit_visitor *ev; /* who gets the elements of the value: v, or nobody */
     const u8 *raw_from;       /* bytes from there on are wanted raw, or NULL */
+    unsigned raw_forms;       /* forms of listpack back-lengths that are not wanted in them, see pk_cursor */
     rdbkit_reader_options opt;
     rdbkit_allocator mem;
     rdbkit_error error;
@@ -2148,6 +2206,24 @@ static int rd_raw_out(rdbkit_reader *r) {
     if (!from || from == r->p) return 0;
     r->raw_from = r->p;
     int st = r->v.raw ? r->v.raw(r->v.user, from, (size_t)(r->p - from)) : 0;
+    return st ? rd_stop(r, st) : 0;
+}
+
+/* A listpack that is wanted raw, from `at` up to `end` in the window, has back-lengths that the taker's server cannot
+ * read: it is given out with others, uncompressed. */
+static PORT_NOINLINE int rd_raw_rewrite(rdbkit_reader *r, const u8 *at, const u8 *end, const void *blob, size_t len) {
+    mem_buf *b = &r->scratch[RD_THIRD];
+    u8 head[5] = {0x80};
+    const u8 *p = r->p;
+    if (lp_rewrite(&r->mem, blob, len, r->raw_forms == 1, b)) return rd_nomem(r);
+    for (int i = 0; i < 4; i++) head[4 - i] = (u8)(b->len >> (8 * i));
+    r->p = at;
+    int st = rd_raw_out(r);
+    r->p = p;
+    r->raw_from = end;
+    if (st || !r->v.raw) return st;
+    st = r->v.raw(r->v.user, head, 5);
+    if (!st) st = r->v.raw(r->v.user, b->data, b->len);
     return st ? rd_stop(r, st) : 0;
 }
 
@@ -2469,6 +2545,7 @@ static int val_blob(rdbkit_reader *r, const u8 **pp, enum blob_kind kind, unsign
         return rd_fail_blob(r, at, &c);
     }
     r->blob_n = c.n;
+    if (PORT_UNLIKELY(c.forms & r->raw_forms) && r->raw_from) return rd_raw_rewrite(r, at, *pp, blob->data, blob->len);
     return 0;
 }
 
@@ -2732,6 +2809,9 @@ static int val_stream_node(rdbkit_reader *r) {
     if ((st = rd_str(r, &p, RD_FIRST, &blob))) return st;
     if (strm_node_check(&n, id, (const u8 *)blob.data, blob.len, &sum) != PK_END) return rd_fail_blob(r, blob_at, &n.lp);
     if ((st = val_deep_node(r, blob_at, &n, &sum))) return st;
+    if (PORT_UNLIKELY(n.lp.forms & r->raw_forms) && r->raw_from &&
+        (st = rd_raw_rewrite(r, blob_at, p, blob.data, blob.len)))
+        return st;
     r->p = p;
     s->nodes--;
     s->any_node = 1;
@@ -2987,7 +3067,8 @@ static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
     r->state = RD_VALUE;
     r->ev = &r->v;
     if (PORT_LIKELY(st == RDBKIT_OK)) return 0;
-    if (st == RDBKIT_TAKE_RAW) { /* the value is read and checked, and what was read is given out */
+    r->raw_forms = st == RDBKIT_TAKE_RAW_WIDE ? 2 : st == RDBKIT_TAKE_RAW_NARROW ? 1 : 0;
+    if (st == RDBKIT_TAKE_RAW || r->raw_forms) { /* the value is read and checked, and what was read is given out */
         r->ev = &rd_mute;
         r->raw_from = p;
         return 0;
@@ -3070,6 +3151,7 @@ static int rec_module_aux(rdbkit_reader *r, const u8 *p) {
     if ((st = rd_len(r, &p, &opcode)) || (st = rd_len(r, &p, &when))) return st;
     if (opcode != 2)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field with tag %llu, 2 wanted", (unsigned long long)opcode);
+    aux.id = id;
     fmt_module_name(id, aux.module);
     aux.encoding_version = (int)(id & 1023);
     aux.when = when == 1 || when == 2 ? (int)when : 0;
@@ -3406,6 +3488,11 @@ PORT_INLINE int out_put(out_buf *o, const void *data, size_t len) {
     return 0;
 }
 
+/* Room for n bytes, at most a few thousand, at data + len. */
+PORT_INLINE int out_room(out_buf *o, size_t n) {
+    return PORT_UNLIKELY(n > OUT_LEN - o->len) ? out_flush(o) : 0;
+}
+
 /* ==== [20] loss_ : what a target cannot hold ====
  *
  * One row a kind, counted, with the first key of each. docs/loss.md is tested against this table.
@@ -3415,13 +3502,15 @@ PORT_INLINE int out_put(out_buf *o, const void *data, size_t len) {
     X(LOSS_STREAM, "stream", "streams are left out: the target has none")                                         \
     X(LOSS_STREAM_COUNTERS, "stream-counters",                                                                    \
       "entries-added, max-deleted or entries-read of streams: the target has none, and would not estimate the same") \
+    X(LOSS_ACTIVE_TIME, "active-time",                                                                            \
+      "when consumers of streams were last active: the target takes when they were last seen")                    \
     X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")          \
     X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                          \
     X(LOSS_MODULE, "module", "module values are left out")                                                        \
     X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")                 \
     X(NOTE_PENDING_GONE, "pending-gone", "pending entries whose message is deleted: no command can make them")     \
-    X(NOTE_MODULE_VALUE, "module-value", "module values, sent as RESTORE: the target needs the module")           \
-    X(NOTE_MODULE_AUX, "module-aux", "module data outside of keys is left out: no command carries it")            \
+    X(NOTE_MODULE_VALUE, "module-value", "module values are carried as they are: the target needs the module")    \
+    X(NOTE_MODULE_AUX, "module-aux", "module data outside of keys is left out: the target has no way to take it")  \
     X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")                   \
     X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")
 
@@ -3435,10 +3524,6 @@ typedef struct loss_set {
     u64 last_subject[RDBKIT_LOSS_KIND_N];
 } loss_set;
 
-static void loss_init(loss_set *set) {
-    memcpy(set->row, loss_kinds, sizeof loss_kinds);
-    memset(set->last_subject, 0, sizeof set->last_subject);
-}
 
 /* One item more. subject: a number above 0 that is the same for all items of one key. */
 static void loss_add(loss_set *set, rdbkit_loss_kind kind, u64 subject, u64 db, rdbkit_str name) {
@@ -3452,13 +3537,1241 @@ static void loss_add(loss_set *set, rdbkit_loss_kind kind, u64 subject, u64 db, 
     if (name.len) memcpy(l->key, name.data, name.len < sizeof l->key ? name.len : sizeof l->key);
 }
 
-static const rdbkit_loss *loss_at(const loss_set *set, size_t index) {
+/* The info of a stream as a server without counters, and the same data later in one with them, would have it. */
+static rdbkit_stream_info loss_plain_info(const rdbkit_stream_info *info) {
+    rdbkit_stream_info plain = *info;
+    plain.entries_added = plain.length;
+    plain.max_deleted.ms = plain.max_deleted.seq = 0;
+    return plain;
+}
+
+/* Whether a stream has counters that would not come out the same by themselves. */
+static int loss_has_counters(const rdbkit_stream_info *info) {
+    return info->entries_added > info->length || info->max_deleted.ms || info->max_deleted.seq;
+}
+
+static int loss_has_entries_read(const rdbkit_stream_info *info, const rdbkit_stream_group *group) {
+    rdbkit_stream_info plain = loss_plain_info(info);
+    return group->entries_read != strm_estimate_read(&plain, group->last_id);
+}
+
+/* The name in a library's first line, "#!lua name=mylib". */
+static rdbkit_str loss_library_name(rdbkit_str code) {
+    static const char mark[] = "name=";
+    size_t n = sizeof mark - 1, at = 0;
+    while (at + n <= code.len && code.data[at] != '\n' && memcmp(code.data + at, mark, n)) at++;
+    if (at + n > code.len || code.data[at] == '\n') return code;
+    rdbkit_str name = {code.data + at + n, 0};
+    while (at + n + name.len < code.len && !strchr(" \t\r\n", name.data[name.len])) name.len++;
+    return name;
+}
+
+/* What a sink knows of its target, and of what is at hand: a key, a function, a module. */
+typedef struct loss_sink {
+    rdbkit_target target;
+    loss_set set;
+    int allow; /* losses are counted; otherwise the first one ends the work */
+    u64 subject, db;
+    rdbkit_str name;
+} loss_sink;
+
+static void loss_init(loss_sink *l, const rdbkit_target *target, int allow) {
+    if (target) l->target = *target;
+    l->allow = allow;
+    memcpy(l->set.row, loss_kinds, sizeof loss_kinds);
+}
+
+PORT_INLINE int loss_has(const loss_sink *l, unsigned feature) {
+    return (l->target.features & feature) != 0;
+}
+
+/* The next key, or whatever it is, is at hand. */
+PORT_INLINE void loss_next(loss_sink *l, u64 db, rdbkit_str name) {
+    l->subject++;
+    l->db = db;
+    l->name = name;
+}
+
+/* Something of it is lost: 0 to go on without. */
+static int loss_lose(loss_sink *l, rdbkit_loss_kind kind) {
+    loss_add(&l->set, kind, l->subject, l->db, l->name);
+    return loss_kinds[kind].is_note || l->allow ? 0 : RDBKIT_ERR_LOSS;
+}
+
+/* Something outside of keys is lost. */
+static int loss_lose_other(loss_sink *l, rdbkit_loss_kind kind, rdbkit_str name) {
+    loss_next(l, RDBKIT_NO_DB, name);
+    return loss_lose(l, kind);
+}
+
+static const rdbkit_loss *loss_at(const loss_sink *l, size_t index) {
     for (size_t i = 0; i < RDBKIT_LOSS_KIND_N; i++)
-        if (set->row[i].keys && index-- == 0) return &set->row[i];
+        if (l->set.row[i].keys && index-- == 0) return &l->set.row[i];
     return NULL;
 }
 
-/* ==== [21] resp_ : commands out ====
+/* ==== [21] enc_ : value encoder ====
+ *
+ * Events of one value in, the bytes of that value out, in the encoding that the target itself would choose at its
+ * default settings. Small collections are kept until it is clear that they stay small, then packed; large ones are
+ * written as they come into the body. Their number of elements stands before them and is known only after them, so a
+ * body over ENC_BODY goes to the spill. What comes out, in this order: head, body, tail.
+ *
+ * docs/format.md, section encodings. Tests: tests/convert_test.py, tests/test_writer.c, fuzz/fuzz_writer.c */
+
+#define ENC_HASH_N 512 /* the servers' defaults: hash-max-listpack-entries and its relatives */
+#define ENC_SET_N 128
+#define ENC_ZSET_N 128
+#define ENC_INTSET_N 512
+#define ENC_ITEM_LEN 64
+#define ENC_NODE_LEN 8192 /* list-max-listpack-size -2 */
+#define ENC_STREAM_LEN 4096
+#define ENC_STREAM_N 100
+#define ENC_BODY ((size_t)1024 * 1024)
+#define ENC_LZF_MIN 20
+
+/* An element that is kept: where its text lies, and what belongs to it. */
+typedef struct enc_item {
+    size_t off, len;
+    size_t off2, len2; /* a hash field's value */
+    double score;
+    i64 num; /* expiry of a field, or the value of an integer */
+} enc_item;
+
+typedef struct enc_state {
+    rdbkit_allocator mem;
+    const rdbkit_target *target;
+    int compress;
+    int narrow; /* form of listpack back-lengths, see lp_back_width() */
+    const rdbkit_spill *spill;
+
+    rdbkit_shape shape;
+    int expiring; /* a hash whose fields may expire */
+    int plain;    /* too large to be packed: elements go into the body */
+    int all_ints;
+    u64 n;          /* elements so far */
+    mem_buf text;   /* of the kept items */
+    mem_buf items;  /* enc_item */
+    mem_buf blob;   /* a packed value or list node in the making */
+    u64 blob_n;
+    u64 blob_prev;  /* ziplist: length of the last entry */
+    mem_buf lzf;
+
+    /* the stream at hand */
+    mem_buf master, entries; /* entries of a node's listpack, without its header */
+    u64 master_n, entries_n, live, names_n;
+    rdbkit_stream_id node_key, entry_id;
+    mem_buf names; /* enc_item of the master's fields; texts in names_text */
+    mem_buf names_text;
+    int have_entry;
+    rdbkit_stream_info info;
+    rdbkit_stream_group group;
+    int have_group;
+    mem_buf group_name, pending, consumers;
+
+    /* the result */
+    const rdbkit_type *type;
+    u64 nodes;
+    mem_buf head, body, tail;
+    u64 spilled; /* bytes of the body that are in the spill */
+} enc_state;
+
+/* ---- strings and lengths ---- */
+
+static int enc_len(enc_state *e, mem_buf *b, u64 v) {
+    u8 x[9];
+    size_t n = v < 64 ? 1 : v < 16384 ? 2 : v <= UINT32_MAX ? 5 : 9;
+    if (n <= 2) {
+        x[0] = (u8)(n == 1 ? v : 64 | v >> 8), x[1] = (u8)v;
+    } else {
+        x[0] = n == 5 ? 0x80 : 0x81;
+        for (size_t i = 1; i < n; i++) x[i] = (u8)(v >> (8 * (n - 1 - i)));
+    }
+    return mem_buf_add(&e->mem, b, x, n);
+}
+
+static int enc_le(enc_state *e, mem_buf *b, u64 v, size_t bytes) {
+    u8 x[8];
+    port_put_le64(x, v);
+    return mem_buf_add(&e->mem, b, x, bytes);
+}
+
+static int enc_id_be(enc_state *e, mem_buf *b, rdbkit_stream_id id) {
+    u8 x[16];
+    for (int i = 0; i < 8; i++) x[i] = (u8)(id.ms >> (56 - 8 * i)), x[8 + i] = (u8)(id.seq >> (56 - 8 * i));
+    return mem_buf_add(&e->mem, b, x, 16);
+}
+
+/* Try LZF; 0 if it does not pay, as servers judge it. */
+static size_t enc_try_lzf(enc_state *e, const void *data, size_t len) {
+    e->lzf.len = 0;
+    if (!e->compress || len <= ENC_LZF_MIN || len > INT32_MAX) return 0;
+    if (mem_buf_room(&e->mem, &e->lzf, len)) return 0;
+    return lzf_compress(data, (unsigned)len, e->lzf.data, (unsigned)(len - 4));
+}
+
+/* A string as servers write it: a number, compressed, or as it is. */
+static int enc_str(enc_state *e, mem_buf *b, const void *data, size_t len) {
+    i64 v;
+    size_t n;
+    if (len <= 11 && num_parse_i64(data, len, &v) == 0 && v >= INT32_MIN && v <= INT32_MAX) {
+        size_t bytes = v >= INT8_MIN && v <= INT8_MAX ? 1 : v >= INT16_MIN && v <= INT16_MAX ? 2 : 4;
+        u8 mark = bytes == 1 ? 0xc0 : bytes == 2 ? 0xc1 : 0xc2;
+        return mem_buf_add(&e->mem, b, &mark, 1) || enc_le(e, b, (u64)v, bytes) ? RDBKIT_ERR_NOMEM : 0;
+    }
+    if ((n = enc_try_lzf(e, data, len)) > 0) {
+        u8 mark = 0xc3;
+        if (mem_buf_add(&e->mem, b, &mark, 1) || enc_len(e, b, n) || enc_len(e, b, len)) return RDBKIT_ERR_NOMEM;
+        return mem_buf_add(&e->mem, b, e->lzf.data, n);
+    }
+    return enc_len(e, b, len) || mem_buf_add(&e->mem, b, data, len) ? RDBKIT_ERR_NOMEM : 0;
+}
+
+/* After something was added to the body. */
+static int enc_body_added(enc_state *e) {
+    if (e->body.len <= ENC_BODY || !e->spill) return 0;
+    if (!e->spilled && e->spill->reset && e->spill->reset(e->spill->ctx)) return RDBKIT_ERR_IO;
+    if (e->spill->write(e->spill->ctx, e->body.data, e->body.len)) return RDBKIT_ERR_IO;
+    e->spilled += e->body.len;
+    e->body.len = 0;
+    return 0;
+}
+
+static int enc_body_str(enc_state *e, const void *data, size_t len) {
+    int st = enc_str(e, &e->body, data, len);
+    return st ? st : enc_body_added(e);
+}
+
+/* ---- packed blobs ---- */
+
+/* Begin one: its header is filled in when it is complete. */
+static int enc_blob_start(enc_state *e, size_t header) {
+    static const u8 zero[ZL_HDR_LEN] = {0};
+    e->blob.len = 0;
+    e->blob_n = e->blob_prev = 0;
+    return mem_buf_add(&e->mem, &e->blob, zero, header);
+}
+
+static int enc_lp_int(enc_state *e, mem_buf *b, i64 v) {
+    u8 x[10];
+    size_t n;
+    u64 u = (u64)v;
+    if (v >= 0 && v <= 127) {
+        x[0] = (u8)v, n = 1;
+    } else if (v >= -4096 && v <= 4095) {
+        x[0] = (u8)(0xc0 | (u >> 8 & 31)), x[1] = (u8)u, n = 2;
+    } else {
+        size_t bytes = v >= INT16_MIN && v <= INT16_MAX ? 2 : v >= -8388608 && v <= 8388607 ? 3
+                       : v >= INT32_MIN && v <= INT32_MAX                                    ? 4
+                                                                                             : 8;
+        x[0] = (u8)(bytes == 8 ? 0xf4 : 0xf1 + bytes - 2);
+        for (size_t i = 0; i < bytes; i++) x[1 + i] = (u8)(u >> (8 * i));
+        n = 1 + bytes;
+    }
+    x[n] = (u8)n; /* the back-length */
+    return mem_buf_add(&e->mem, b, x, n + 1);
+}
+
+/* An entry of a listpack: an integer where the text is one, as servers store it. */
+static int enc_lp_str(enc_state *e, mem_buf *b, const void *data, size_t len) {
+    u8 head[5], back[5];
+    size_t n;
+    i64 v;
+    if (len <= NUM_INT_MAX && num_parse_i64(data, len, &v) == 0) return enc_lp_int(e, b, v);
+    if (len < 64) {
+        head[0] = (u8)(0x80 | len), n = 1;
+    } else if (len < 4096) {
+        head[0] = (u8)(0xe0 | len >> 8), head[1] = (u8)len, n = 2;
+    } else {
+        head[0] = 0xf0, n = 5;
+        for (int i = 0; i < 4; i++) head[1 + i] = (u8)(len >> (8 * i));
+    }
+    u64 all = n + len;
+    int w = lp_back_width(all, e->narrow);
+    for (int i = w - 1; i >= 0; i--, all >>= 7) back[i] = (u8)((all & 127) | (i ? 128 : 0));
+    if (mem_buf_add(&e->mem, b, head, n) || mem_buf_add(&e->mem, b, data, len)) return RDBKIT_ERR_NOMEM;
+    return mem_buf_add(&e->mem, b, back, (size_t)w);
+}
+
+static int enc_lp_end(enc_state *e, mem_buf *b, u64 n) {
+    u8 end = 0xff;
+    if (mem_buf_add(&e->mem, b, &end, 1)) return RDBKIT_ERR_NOMEM;
+    u64 count = n < PK_COUNT_UNKNOWN ? n : PK_COUNT_UNKNOWN;
+    for (int i = 0; i < 4; i++) b->data[i] = (u8)(b->len >> (8 * i));
+    b->data[4] = (u8)count, b->data[5] = (u8)(count >> 8);
+    return 0;
+}
+
+/* An entry of the ziplist in e->blob; integers as servers store them, up to 31 characters of canonical text. */
+static int enc_zl_str(enc_state *e, const void *data, size_t len) {
+    u8 head[10];
+    size_t n = 0, start = e->blob.len;
+    i64 v;
+    if (e->blob_prev < 254) {
+        head[n++] = (u8)e->blob_prev;
+    } else {
+        head[n++] = 254;
+        for (int i = 0; i < 4; i++) head[n++] = (u8)(e->blob_prev >> (8 * i));
+    }
+    if (mem_buf_add(&e->mem, &e->blob, head, n)) return RDBKIT_ERR_NOMEM;
+    n = 0;
+    if (len > 0 && len <= NUM_INT_MAX && num_parse_i64(data, len, &v) == 0) {
+        size_t bytes = v >= 0 && v <= 12                      ? 0
+                       : v >= INT8_MIN && v <= INT8_MAX       ? 1
+                       : v >= INT16_MIN && v <= INT16_MAX     ? 2
+                       : v >= -8388608 && v <= 8388607        ? 3
+                       : v >= INT32_MIN && v <= INT32_MAX     ? 4
+                                                              : 8;
+        static const u8 marks[] = {0, 0xfe, 0xc0, 0xf0, 0xd0, 0, 0, 0, 0xe0};
+        head[n++] = bytes ? marks[bytes] : (u8)(0xf1 + v);
+        for (size_t i = 0; i < bytes; i++) head[n++] = (u8)((u64)v >> (8 * i));
+        len = 0;
+    } else if (len < 64) {
+        head[n++] = (u8)len;
+    } else if (len < 16384) {
+        head[n++] = (u8)(0x40 | len >> 8), head[n++] = (u8)len;
+    } else {
+        head[n++] = 0x80;
+        for (int i = 3; i >= 0; i--) head[n++] = (u8)(len >> (8 * i));
+    }
+    if (mem_buf_add(&e->mem, &e->blob, head, n) || mem_buf_add(&e->mem, &e->blob, data, len)) return RDBKIT_ERR_NOMEM;
+    e->blob_prev = e->blob.len - start;
+    return 0;
+}
+
+static int enc_zl_end(enc_state *e) {
+    mem_buf *b = &e->blob;
+    u64 tail = e->blob_n ? b->len - e->blob_prev : ZL_HDR_LEN;
+    u8 end = 0xff;
+    if (mem_buf_add(&e->mem, b, &end, 1)) return RDBKIT_ERR_NOMEM;
+    u64 count = e->blob_n < PK_COUNT_UNKNOWN ? e->blob_n : PK_COUNT_UNKNOWN;
+    for (int i = 0; i < 4; i++) b->data[i] = (u8)(b->len >> (8 * i)), b->data[4 + i] = (u8)(tail >> (8 * i));
+    b->data[8] = (u8)count, b->data[9] = (u8)(count >> 8);
+    return 0;
+}
+
+/* Whether the target packs in listpacks, as 7.0 and later do, or in ziplists. */
+static int enc_listpacks(const enc_state *e) {
+    return e->target->max_type >= fmt_types[FMT_HASH_LISTPACK].number;
+}
+
+static int enc_pack_start(enc_state *e) {
+    return enc_blob_start(e, enc_listpacks(e) ? LP_HDR_LEN : ZL_HDR_LEN);
+}
+
+static int enc_pack(enc_state *e, const void *data, size_t len) {
+    int st = enc_listpacks(e) ? enc_lp_str(e, &e->blob, data, len) : enc_zl_str(e, data, len);
+    e->blob_n++;
+    return st;
+}
+
+static int enc_pack_int(enc_state *e, i64 v) {
+    u8 text[NUM_INT_MAX];
+    return enc_pack(e, text, (size_t)(num_i64(text, v) - text));
+}
+
+static int enc_pack_end(enc_state *e) {
+    return enc_listpacks(e) ? enc_lp_end(e, &e->blob, e->blob_n) : enc_zl_end(e);
+}
+
+/* ---- kept items ---- */
+
+static int enc_keep(enc_state *e, rdbkit_str a, rdbkit_str b, double score, i64 num) {
+    enc_item it = {e->text.len, a.len, e->text.len + a.len, b.len, score, num};
+    if (mem_buf_add(&e->mem, &e->text, a.data, a.len) || mem_buf_add(&e->mem, &e->text, b.data, b.len))
+        return RDBKIT_ERR_NOMEM;
+    return mem_buf_add(&e->mem, &e->items, &it, sizeof it);
+}
+
+static enc_item *enc_items(const enc_state *e) {
+    return (enc_item *)(void *)e->items.data;
+}
+
+static rdbkit_str enc_slice(const mem_buf *b, size_t off, size_t len) {
+    rdbkit_str s = {len ? (const char *)b->data + off : "", len};
+    return s;
+}
+
+static rdbkit_str enc_text(const enc_state *e, const enc_item *it) {
+    return enc_slice(&e->text, it->off, it->len);
+}
+
+static rdbkit_str enc_text2(const enc_state *e, const enc_item *it) {
+    return enc_slice(&e->text, it->off2, it->len2);
+}
+
+/* Order of enc_item by what `less` compares: a merge sort, since qsort takes no context. */
+static int enc_sort(enc_state *e, int (*cmp)(const enc_state *, const enc_item *, const enc_item *)) {
+    size_t n = e->items.len / sizeof(enc_item);
+    if (mem_buf_room(&e->mem, &e->items, e->items.len)) return RDBKIT_ERR_NOMEM;
+    enc_item *a = enc_items(e), *b = a + n;
+    for (size_t w = 1; w < n; w *= 2) {
+        for (size_t lo = 0; lo < n; lo += 2 * w) {
+            size_t mid = lo + w < n ? lo + w : n, hi = mid + w < n ? mid + w : n, i = lo, j = mid, k = lo;
+            while (i < mid || j < hi) b[k++] = j == hi || (i < mid && cmp(e, &a[i], &a[j]) <= 0) ? a[i++] : a[j++];
+        }
+        memcpy(a, b, n * sizeof *a);
+    }
+    return 0;
+}
+
+static int enc_cmp_num(const enc_state *e, const enc_item *a, const enc_item *b) {
+    (void)e;
+    return a->num < b->num ? -1 : a->num > b->num;
+}
+
+/* Fields that expire first, in order of their time; those that do not, last. */
+static int enc_cmp_expiry(const enc_state *e, const enc_item *a, const enc_item *b) {
+    int none_a = a->num == RDBKIT_NO_EXPIRY, none_b = b->num == RDBKIT_NO_EXPIRY;
+    return none_a != none_b ? none_a - none_b : none_a ? 0 : enc_cmp_num(e, a, b);
+}
+
+static int enc_cmp_score(const enc_state *e, const enc_item *a, const enc_item *b) {
+    if (a->score != b->score) return a->score < b->score ? -1 : 1;
+    return val_str_cmp(enc_text(e, a), enc_text(e, b));
+}
+
+/* ---- collections ---- */
+
+static int enc_plain_item(enc_state *e, rdbkit_str s) {
+    return enc_body_str(e, s.data, s.len);
+}
+
+static int enc_plain_member(enc_state *e, rdbkit_str s, double score) {
+    u64 bits;
+    memcpy(&bits, &score, 8);
+    int st = enc_str(e, &e->body, s.data, s.len);
+    if (!st) st = enc_le(e, &e->body, bits, 8);
+    return st ? st : enc_body_added(e);
+}
+
+static int enc_plain_field(enc_state *e, rdbkit_str f, rdbkit_str v, i64 expire_ms) {
+    int st = enc_str(e, &e->body, f.data, f.len);
+    if (!st) st = enc_str(e, &e->body, v.data, v.len);
+    if (!st && e->expiring) st = enc_le(e, &e->body, (u64)expire_ms, 8); /* Valkey: after the value */
+    return st ? st : enc_body_added(e);
+}
+
+/* The collection is too large to be packed: what was kept goes into the body. */
+static int enc_go_plain(enc_state *e) {
+    enc_item *it = enc_items(e);
+    size_t n = e->items.len / sizeof *it;
+    int st = 0;
+    e->plain = 1;
+    for (size_t i = 0; i < n && !st; i++) {
+        rdbkit_str a = enc_text(e, &it[i]);
+        st = e->shape == RDBKIT_HASH   ? enc_plain_field(e, a, enc_text2(e, &it[i]), it[i].num)
+             : e->shape == RDBKIT_ZSET ? enc_plain_member(e, a, it[i].score)
+                                       : enc_plain_item(e, a);
+    }
+    e->items.len = e->text.len = 0;
+    return st;
+}
+
+static int enc_set_member(enc_state *e, rdbkit_str s) {
+    i64 v = 0;
+    rdbkit_str none = {NULL, 0};
+    e->n++;
+    if (e->plain) return enc_plain_item(e, s);
+    if (e->all_ints && num_parse_i64((const u8 *)s.data, s.len, &v)) e->all_ints = 0;
+    if (s.len > ENC_ITEM_LEN) e->all_ints = 0;
+    int packs = e->target->max_type >= fmt_types[FMT_SET_LISTPACK].number && e->n <= ENC_SET_N && s.len <= ENC_ITEM_LEN;
+    int st = enc_keep(e, s, none, 0, v);
+    return st || (e->all_ints ? e->n <= ENC_INTSET_N : packs) ? st : enc_go_plain(e);
+}
+
+static int enc_zset_member(enc_state *e, rdbkit_str s, double score) {
+    rdbkit_str none = {NULL, 0};
+    e->n++;
+    if (e->plain) return enc_plain_member(e, s, score);
+    int st = enc_keep(e, s, none, score, 0);
+    return st || (e->n <= ENC_ZSET_N && s.len <= ENC_ITEM_LEN) ? st : enc_go_plain(e);
+}
+
+/* Redis writes a large hash with field expiry relative to the smallest, so that all of it is kept. */
+static int enc_keeps_all(const enc_state *e) {
+    return e->expiring && e->target->lineage == FMT_R;
+}
+
+static int enc_hash_field(enc_state *e, rdbkit_str f, rdbkit_str v, i64 expire_ms) {
+    e->n++;
+    if (expire_ms != RDBKIT_NO_EXPIRY && !e->expiring) {
+        if (e->plain) return RDBKIT_ERR_USAGE;
+        e->expiring = 1;
+    }
+    if (e->plain) return enc_plain_field(e, f, v, expire_ms);
+    int small = e->n <= ENC_HASH_N && f.len <= ENC_ITEM_LEN && v.len <= ENC_ITEM_LEN;
+    int st = enc_keep(e, f, v, 0, expire_ms);
+    if (!small && enc_keeps_all(e)) e->all_ints = 0; /* too large for a listpack */
+    return st || small || enc_keeps_all(e) ? st : enc_go_plain(e);
+}
+
+/* ---- lists ---- */
+
+static int enc_node_end(enc_state *e) {
+    static const u8 packed = 2;
+    if (!e->blob_n) return 0;
+    int st = enc_pack_end(e);
+    if (!st && enc_listpacks(e)) st = mem_buf_add(&e->mem, &e->body, &packed, 1);
+    if (!st) st = enc_body_str(e, e->blob.data, e->blob.len);
+    e->nodes++;
+    e->blob_n = 0;
+    return st;
+}
+
+static int enc_list_item(enc_state *e, rdbkit_str s) {
+    static const u8 plain = 1;
+    int st = 0;
+    e->n++;
+    if (s.len > ENC_NODE_LEN && enc_listpacks(e)) {
+        st = enc_node_end(e);
+        if (!st) st = mem_buf_add(&e->mem, &e->body, &plain, 1);
+        e->nodes++;
+        return st ? st : enc_body_str(e, s.data, s.len);
+    }
+    if (e->blob_n && (e->blob.len + s.len + 11 > ENC_NODE_LEN || e->blob_n == VAL_NODE_MAX - 1)) st = enc_node_end(e);
+    if (!st && !e->blob_n) st = enc_pack_start(e);
+    return st ? st : enc_pack(e, s.data, s.len);
+}
+
+/* ---- streams ---- */
+
+static int enc_stream_node_end(enc_state *e) {
+    u8 sixteen = 16;
+    if (!e->live) return 0;
+    int st = enc_blob_start(e, LP_HDR_LEN);
+    if (!st) st = enc_lp_int(e, &e->blob, (i64)e->live);
+    if (!st) st = enc_lp_int(e, &e->blob, 0);
+    if (!st) st = enc_lp_int(e, &e->blob, (i64)e->names_n);
+    if (!st) st = mem_buf_add(&e->mem, &e->blob, e->master.data, e->master.len);
+    if (!st) st = enc_lp_int(e, &e->blob, 0);
+    if (!st) st = mem_buf_add(&e->mem, &e->blob, e->entries.data, e->entries.len);
+    if (!st) st = enc_lp_end(e, &e->blob, 4 + e->names_n + e->entries_n);
+    if (!st) st = mem_buf_add(&e->mem, &e->body, &sixteen, 1);
+    if (!st) st = enc_id_be(e, &e->body, e->node_key);
+    if (!st) st = enc_body_str(e, e->blob.data, e->blob.len);
+    e->nodes++;
+    e->live = 0;
+    return st;
+}
+
+/* Whether the entry at hand has the fields of the node's first entry. */
+static int enc_same_fields(const enc_state *e) {
+    const enc_item *it = enc_items(e), *name = (const enc_item *)(const void *)e->names.data;
+    size_t n = e->items.len / sizeof *it;
+    if (n != e->names_n) return 0;
+    for (size_t i = 0; i < n; i++)
+        if (val_str_cmp(enc_text(e, &it[i]), enc_slice(&e->names_text, name[i].off, name[i].len)) != 0) return 0;
+    return 1;
+}
+
+/* The first entry of a node: its fields become the master's. */
+static int enc_stream_node_start(enc_state *e) {
+    const enc_item *it = enc_items(e);
+    size_t n = e->items.len / sizeof *it;
+    int st = 0;
+    e->master.len = e->entries.len = e->names.len = e->names_text.len = 0;
+    e->entries_n = 0;
+    e->names_n = n;
+    e->node_key = e->entry_id;
+    for (size_t i = 0; i < n && !st; i++) {
+        rdbkit_str f = enc_text(e, &it[i]);
+        enc_item name = {e->names_text.len, f.len, 0, 0, 0, 0};
+        st = enc_lp_str(e, &e->master, f.data, f.len);
+        if (!st) st = mem_buf_add(&e->mem, &e->names_text, f.data, f.len);
+        if (!st) st = mem_buf_add(&e->mem, &e->names, &name, sizeof name);
+    }
+    return st;
+}
+
+/* The entry at hand is complete: put it into the node, or into a new one. */
+static int enc_stream_entry_end(enc_state *e) {
+    const enc_item *it = enc_items(e);
+    size_t n = e->items.len / sizeof *it;
+    int st = 0;
+    if (!e->have_entry) return 0;
+    e->have_entry = 0;
+    if (e->live >= ENC_STREAM_N || (e->live && e->master.len + e->entries.len + e->text.len + 12 >= ENC_STREAM_LEN))
+        st = enc_stream_node_end(e);
+    if (!st && !e->live) st = enc_stream_node_start(e);
+    int same = enc_same_fields(e);
+    mem_buf *b = &e->entries;
+    if (!st) st = enc_lp_int(e, b, same ? STRM_SAME_FIELDS : 0);
+    if (!st) st = enc_lp_int(e, b, (i64)(e->entry_id.ms - e->node_key.ms));
+    if (!st) st = enc_lp_int(e, b, (i64)(e->entry_id.seq - e->node_key.seq));
+    if (!st && !same) st = enc_lp_int(e, b, (i64)n);
+    for (size_t i = 0; i < n && !st; i++) {
+        rdbkit_str f = enc_text(e, &it[i]), v = enc_text2(e, &it[i]);
+        if (!same) st = enc_lp_str(e, b, f.data, f.len);
+        if (!st) st = enc_lp_str(e, b, v.data, v.len);
+    }
+    i64 count = (i64)(same ? n + 3 : 2 * n + 4);
+    if (!st) st = enc_lp_int(e, b, count);
+    e->entries_n += (u64)count + 1;
+    e->live++;
+    e->items.len = e->text.len = 0;
+    return st;
+}
+
+static int enc_stream_entry(enc_state *e, rdbkit_stream_id id) {
+    int st = enc_stream_entry_end(e);
+    e->n++;
+    e->entry_id = id;
+    e->have_entry = 1;
+    return st;
+}
+
+static int enc_counters(const enc_state *e) {
+    return e->target->max_type >= fmt_types[FMT_STREAM_2].number;
+}
+
+static int enc_id(enc_state *e, mem_buf *b, rdbkit_stream_id id) {
+    int st = enc_len(e, b, id.ms);
+    return st ? st : enc_len(e, b, id.seq);
+}
+
+static int enc_stream_info(enc_state *e, const rdbkit_stream_info *info) {
+    int st = enc_stream_entry_end(e);
+    mem_buf *b = &e->tail;
+    if (!st) st = enc_stream_node_end(e);
+    if (!st) st = enc_len(e, b, e->n);
+    if (!st) st = enc_id(e, b, info->last_id);
+    if (enc_counters(e)) {
+        if (!st) st = enc_id(e, b, info->first_id);
+        if (!st) st = enc_id(e, b, info->max_deleted);
+        if (!st) st = enc_len(e, b, info->entries_added < e->n ? e->n : info->entries_added);
+    }
+    return st ? st : enc_len(e, b, info->groups);
+}
+
+/* A group is written when its consumers are known: its list of pending entries stands before them, in order. */
+static int enc_stream_group_end(enc_state *e) {
+    strm_pending *p = (strm_pending *)(void *)e->pending.data;
+    size_t n = e->pending.len / sizeof *p;
+    mem_buf *b = &e->tail;
+    if (!e->have_group) return 0;
+    e->have_group = 0;
+    if (n) qsort(p, n, sizeof *p, strm_pending_cmp);
+    size_t kept = n ? 1 : 0; /* an entry with two owners, which some servers load, stands once in the group's list */
+    for (size_t i = 1; i < n; i++)
+        if (strm_pending_cmp(&p[kept - 1], &p[i])) p[kept++] = p[i];
+    n = kept;
+    int st = enc_str(e, b, e->group_name.data, e->group_name.len);
+    if (!st) st = enc_id(e, b, e->group.last_id);
+    if (!st && enc_counters(e)) st = enc_len(e, b, (u64)e->group.entries_read);
+    if (!st) st = enc_len(e, b, n);
+    for (size_t i = 0; i < n && !st; i++) {
+        st = enc_id_be(e, b, p[i].p.id);
+        if (!st) st = enc_le(e, b, (u64)p[i].p.delivery_ms, 8);
+        if (!st) st = enc_len(e, b, p[i].p.delivery_count);
+    }
+    if (!st) st = enc_len(e, b, e->group.consumers);
+    return st ? st : mem_buf_add(&e->mem, b, e->consumers.data, e->consumers.len);
+}
+
+static int enc_stream_group(enc_state *e, const rdbkit_stream_group *group) {
+    int st = enc_stream_group_end(e);
+    e->group = *group;
+    e->have_group = 1;
+    e->group_name.len = e->pending.len = e->consumers.len = 0;
+    return st ? st : mem_buf_add(&e->mem, &e->group_name, group->name.data, group->name.len);
+}
+
+static int enc_stream_consumer(enc_state *e, const rdbkit_stream_consumer *c) {
+    mem_buf *b = &e->consumers;
+    int st = enc_str(e, b, c->name.data, c->name.len);
+    if (!st) st = enc_le(e, b, (u64)c->seen_ms, 8);
+    if (!st && e->target->max_type >= fmt_types[FMT_STREAM_3].number) st = enc_le(e, b, (u64)c->active_ms, 8);
+    return st ? st : enc_len(e, b, c->pending);
+}
+
+static int enc_stream_pending(enc_state *e, const rdbkit_stream_pending *p) {
+    strm_pending x = {*p, 0, 0};
+    int st = enc_id_be(e, &e->consumers, p->id);
+    return st ? st : mem_buf_add(&e->mem, &e->pending, &x, sizeof x);
+}
+
+/* ---- the result ---- */
+
+static void enc_begin(enc_state *e, const rdbkit_type *from) {
+    mem_buf *empty[] = {&e->text, &e->items, &e->blob, &e->head, &e->body, &e->tail, &e->pending, &e->consumers};
+    for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) empty[i]->len = 0;
+    e->shape = from->shape;
+    e->expiring = from->number >= 22 && (e->target->features & RDBKIT_F_FIELD_EXPIRY) && from->shape == RDBKIT_HASH;
+    e->plain = e->have_entry = e->have_group = 0;
+    e->all_ints = 1;
+    e->n = e->nodes = e->spilled = e->blob_n = e->live = 0;
+    e->type = NULL;
+}
+
+/* One blob is the whole value. */
+static int enc_end_packed(enc_state *e, enum fmt_type type) {
+    int st = enc_pack_end(e);
+    e->type = &fmt_types[type];
+    return st ? st : enc_str(e, &e->head, e->blob.data, e->blob.len);
+}
+
+static int enc_end_intset(enc_state *e) {
+    enc_item *it = enc_items(e);
+    int st = enc_sort(e, enc_cmp_num);
+    if (st) return st;
+    it = enc_items(e);
+    i64 lo = it[0].num, hi = it[e->n - 1].num;
+    size_t width = lo >= INT16_MIN && hi <= INT16_MAX ? 2 : lo >= INT32_MIN && hi <= INT32_MAX ? 4 : 8;
+    e->blob.len = 0;
+    st = enc_le(e, &e->blob, width, 4);
+    if (!st) st = enc_le(e, &e->blob, e->n, 4);
+    for (u64 i = 0; i < e->n && !st; i++) st = enc_le(e, &e->blob, (u64)it[i].num, width);
+    e->type = &fmt_types[FMT_SET_INTSET];
+    return st ? st : enc_str(e, &e->head, e->blob.data, e->blob.len);
+}
+
+static int enc_end_plain(enc_state *e, enum fmt_type type) {
+    e->type = &fmt_types[type];
+    return enc_len(e, &e->head, e->n);
+}
+
+static int enc_end_set(enc_state *e) {
+    const enc_item *it = enc_items(e);
+    if (e->plain) return enc_end_plain(e, FMT_SET);
+    if (e->all_ints) return enc_end_intset(e);
+    int st = enc_pack_start(e);
+    for (u64 i = 0; i < e->n && !st; i++) st = enc_pack(e, enc_text(e, &it[i]).data, it[i].len);
+    return st ? st : enc_end_packed(e, FMT_SET_LISTPACK);
+}
+
+/* The score as servers write it into a packed sorted set: an integer where it is one exactly. */
+static int enc_pack_score(enc_state *e, double score) {
+    u8 text[NUM_DOUBLE_MAX];
+    double most = enc_listpacks(e) ? 4611686018427387904.0 : 4503599627370496.0; /* 2^62, 2^52 */
+    int zero = score == 0 && signbit(score);
+    if (score >= -most && score <= most && score == (double)(i64)score && (enc_listpacks(e) || !zero))
+        return enc_pack_int(e, (i64)score);
+    return enc_pack(e, text, (size_t)(num_double(text, score) - text));
+}
+
+static int enc_end_zset(enc_state *e) {
+    if (e->plain) return enc_end_plain(e, FMT_ZSET_2);
+    int st = enc_sort(e, enc_cmp_score);
+    const enc_item *it = enc_items(e);
+    if (!st) st = enc_pack_start(e);
+    for (u64 i = 0; i < e->n && !st; i++) {
+        st = enc_pack(e, enc_text(e, &it[i]).data, it[i].len);
+        if (!st) st = enc_pack_score(e, it[i].score);
+    }
+    return st ? st : enc_end_packed(e, enc_listpacks(e) ? FMT_ZSET_LISTPACK : FMT_ZSET_ZIPLIST);
+}
+
+/* The smallest expiry of the fields, or 0. */
+static i64 enc_min_expiry(const enc_state *e) {
+    const enc_item *it = enc_items(e);
+    i64 min = 0;
+    for (u64 i = 0; i < e->n; i++)
+        if (it[i].num != RDBKIT_NO_EXPIRY && (!min || it[i].num < min)) min = it[i].num;
+    return min;
+}
+
+/* Redis: a listpack of triples, or plain with the times counted from the smallest. */
+static int enc_end_redis_expiry(enc_state *e) {
+    i64 min = enc_min_expiry(e);
+    int st = enc_le(e, &e->head, (u64)min, 8);
+    const enc_item *it;
+    if (!e->all_ints) { /* not packed */
+        e->type = &fmt_types[FMT_HASH_METADATA];
+        if (!st) st = enc_len(e, &e->head, e->n);
+        it = enc_items(e);
+        for (u64 i = 0; i < e->n && !st; i++) {
+            rdbkit_str f = enc_text(e, &it[i]), v = enc_text2(e, &it[i]);
+            st = enc_len(e, &e->body, it[i].num == RDBKIT_NO_EXPIRY ? 0 : (u64)(it[i].num - min + 1));
+            if (!st) st = enc_str(e, &e->body, f.data, f.len);
+            if (!st) st = enc_body_str(e, v.data, v.len);
+        }
+        return st;
+    }
+    if (!st) st = enc_sort(e, enc_cmp_expiry);
+    it = enc_items(e);
+    if (!st) st = enc_pack_start(e);
+    for (u64 i = 0; i < e->n && !st; i++) {
+        st = enc_pack(e, enc_text(e, &it[i]).data, it[i].len);
+        if (!st) st = enc_pack(e, enc_text2(e, &it[i]).data, it[i].len2);
+        if (!st) st = enc_pack_int(e, it[i].num == RDBKIT_NO_EXPIRY ? 0 : it[i].num);
+    }
+    return st ? st : enc_end_packed(e, FMT_HASH_LISTPACK_EX);
+}
+
+static int enc_end_hash(enc_state *e) {
+    const enc_item *it = enc_items(e);
+    int st = 0;
+    if (e->expiring && e->target->lineage == FMT_R && enc_min_expiry(e)) return enc_end_redis_expiry(e);
+    if (e->expiring && e->target->lineage == FMT_V && (e->plain || enc_min_expiry(e))) {
+        if (!e->plain) st = enc_go_plain(e);
+        return st ? st : enc_end_plain(e, FMT_HASH_2);
+    }
+    if (e->expiring && !e->all_ints) { /* no field expires after all */
+        e->expiring = 0;
+        if ((st = enc_go_plain(e))) return st;
+    }
+    if (e->plain) return enc_end_plain(e, FMT_HASH);
+    st = enc_pack_start(e);
+    for (u64 i = 0; i < e->n && !st; i++) {
+        st = enc_pack(e, enc_text(e, &it[i]).data, it[i].len);
+        if (!st) st = enc_pack(e, enc_text2(e, &it[i]).data, it[i].len2);
+    }
+    return st ? st : enc_end_packed(e, enc_listpacks(e) ? FMT_HASH_LISTPACK : FMT_HASH_ZIPLIST);
+}
+
+static int enc_end_list(enc_state *e) {
+    int st = enc_node_end(e);
+    e->type = &fmt_types[enc_listpacks(e) ? FMT_LIST_QUICKLIST_2 : FMT_LIST_QUICKLIST];
+    return st ? st : enc_len(e, &e->head, e->nodes);
+}
+
+static int enc_end_stream(enc_state *e) {
+    int st = enc_stream_group_end(e), max = e->target->max_type;
+    e->type = &fmt_types[max >= fmt_types[FMT_STREAM_3].number ? FMT_STREAM_3 : enc_counters(e) ? FMT_STREAM_2 : FMT_STREAM];
+    return st ? st : enc_len(e, &e->head, e->nodes);
+}
+
+/* The value is complete: type, head, body and tail are what it is. An empty collection has no type: servers have none,
+ * and some die of one. */
+static int enc_end(enc_state *e) {
+    if (e->shape != RDBKIT_STREAM && e->shape != RDBKIT_STRING && e->n == 0) return 0;
+    switch (e->shape) {
+    case RDBKIT_LIST: return enc_end_list(e);
+    case RDBKIT_SET: return enc_end_set(e);
+    case RDBKIT_ZSET: return enc_end_zset(e);
+    case RDBKIT_HASH: return enc_end_hash(e);
+    case RDBKIT_STREAM: return enc_end_stream(e);
+    case RDBKIT_STRING: e->type = &fmt_types[FMT_STRING]; return 0;
+    case RDBKIT_MODULE:
+    case RDBKIT_SHAPE_N: break;
+    }
+    return RDBKIT_ERR_USAGE;
+}
+
+/* How a value that goes through as it is has to be given. */
+static int enc_raw_answer(const enc_state *e) {
+    return e->narrow ? RDBKIT_TAKE_RAW_NARROW : RDBKIT_TAKE_RAW_WIDE;
+}
+
+static u64 enc_result_len(const enc_state *e) {
+    return e->head.len + e->spilled + e->body.len + e->tail.len;
+}
+
+/* Hand the value's bytes to a sink. */
+static int enc_write(enc_state *e, int (*put)(void *ctx, const void *data, size_t len), void *ctx) {
+    int st = put(ctx, e->head.data, e->head.len);
+    for (u64 at = 0; at < e->spilled && !st;) {
+        size_t n = e->spilled - at < ENC_BODY ? (size_t)(e->spilled - at) : ENC_BODY;
+        e->blob.len = 0;
+        if (mem_buf_room(&e->mem, &e->blob, n)) return RDBKIT_ERR_NOMEM;
+        if (e->spill->read(e->spill->ctx, at, e->blob.data, n)) return RDBKIT_ERR_IO;
+        st = put(ctx, e->blob.data, n);
+        at += n;
+    }
+    if (!st) st = put(ctx, e->body.data, e->body.len);
+    return st ? st : put(ctx, e->tail.data, e->tail.len);
+}
+
+static void enc_init(enc_state *e, const rdbkit_allocator *mem, const rdbkit_target *target, int compress,
+                     const rdbkit_spill *spill) {
+    e->mem = *mem;
+    e->target = target;
+    e->compress = compress;
+    e->narrow = target->lineage == FMT_V;
+    e->spill = spill;
+}
+
+static void enc_free(enc_state *e) {
+    mem_buf *all[] = {&e->text,       &e->items, &e->blob,       &e->lzf,     &e->master,    &e->entries, &e->names,
+                      &e->names_text, &e->head,  &e->body,       &e->tail,    &e->pending,   &e->consumers, &e->group_name};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mem_buf_free(&e->mem, all[i]);
+}
+
+/* ---- as a visitor ---- */
+
+/* The encoder with what it may lose. A sink that has one as its first member can take these callbacks as its own. */
+typedef struct enc_sink {
+    loss_sink l;
+    enc_state enc;
+} enc_sink;
+
+static int enc_on_string(void *user, rdbkit_str value) {
+    enc_sink *w = user;
+    return enc_str(&w->enc, &w->enc.head, value.data, value.len);
+}
+
+static int enc_on_list_item(void *user, rdbkit_str item) {
+    enc_sink *w = user;
+    return enc_list_item(&w->enc, item);
+}
+
+static int enc_on_set_member(void *user, rdbkit_str member) {
+    enc_sink *w = user;
+    return enc_set_member(&w->enc, member);
+}
+
+static int enc_on_zset_member(void *user, rdbkit_str member, double score) {
+    enc_sink *w = user;
+    return score != score ? loss_lose(&w->l, RDBKIT_LOSS_NAN_SCORE) : enc_zset_member(&w->enc, member, score);
+}
+
+static int enc_on_hash_field(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    enc_sink *w = user;
+    if (expire_ms != RDBKIT_NO_EXPIRY && !loss_has(&w->l, RDBKIT_F_FIELD_EXPIRY)) {
+        int st = loss_lose(&w->l, RDBKIT_LOSS_FIELD_EXPIRY);
+        if (st) return st;
+        expire_ms = RDBKIT_NO_EXPIRY;
+    }
+    if (expire_ms > RD_FIELD_EXPIRY_MAX && w->l.target.lineage == FMT_R) {
+        int st = loss_lose(&w->l, RDBKIT_LOSS_FIELD_EXPIRY);
+        if (st) return st;
+        expire_ms = RDBKIT_NO_EXPIRY;
+    }
+    return enc_hash_field(&w->enc, field, value, expire_ms);
+}
+
+static int enc_on_stream_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
+    enc_sink *w = user;
+    (void)fields;
+    return enc_stream_entry(&w->enc, id);
+}
+
+static int enc_on_stream_field(void *user, rdbkit_str field, rdbkit_str value) {
+    enc_sink *w = user;
+    return enc_keep(&w->enc, field, value, 0, 0);
+}
+
+static int enc_on_stream_info(void *user, const rdbkit_stream_info *info) {
+    enc_sink *w = user;
+    w->enc.info = *info;
+    int st = loss_has(&w->l, RDBKIT_F_STREAM_COUNTERS) || !loss_has_counters(info) ? 0 : loss_lose(&w->l, RDBKIT_LOSS_STREAM_COUNTERS);
+    return st ? st : enc_stream_info(&w->enc, info);
+}
+
+static int enc_on_stream_group(void *user, const rdbkit_stream_group *group) {
+    enc_sink *w = user;
+    int st = loss_has(&w->l, RDBKIT_F_STREAM_COUNTERS) || !loss_has_entries_read(&w->enc.info, group)
+                 ? 0
+                 : loss_lose(&w->l, RDBKIT_LOSS_STREAM_COUNTERS);
+    return st ? st : enc_stream_group(&w->enc, group);
+}
+
+static int enc_on_stream_consumer(void *user, const rdbkit_stream_consumer *c) {
+    enc_sink *w = user;
+    int keeps = w->l.target.max_type >= fmt_types[FMT_STREAM_3].number;
+    int st = keeps || c->active_ms == c->seen_ms ? 0 : loss_lose(&w->l, RDBKIT_LOSS_ACTIVE_TIME);
+    return st ? st : enc_stream_consumer(&w->enc, c);
+}
+
+static int enc_on_stream_pending(void *user, const rdbkit_stream_pending *p) {
+    enc_sink *w = user;
+    return enc_stream_pending(&w->enc, p);
+}
+
+/* Take the events of elements. */
+static void enc_visit(rdbkit_visitor *v) {
+    v->string = enc_on_string, v->list_item = enc_on_list_item, v->set_member = enc_on_set_member;
+    v->zset_member = enc_on_zset_member, v->hash_field = enc_on_hash_field;
+    v->stream_entry = enc_on_stream_entry, v->stream_field = enc_on_stream_field;
+    v->stream_info = enc_on_stream_info, v->stream_group = enc_on_stream_group;
+    v->stream_consumer = enc_on_stream_consumer, v->stream_pending = enc_on_stream_pending;
+}
+
+/* ==== [22] wr_ : RDB writer ====
+ *
+ * Events in, an RDB file for one target out. A value that the target loads in the form it has goes through as bytes
+ * (the reader has checked them); any other is decoded and encoded anew by enc_. A database is announced when its
+ * first key comes, so that none is announced in vain. docs/format.md. Tests: tests/test_writer.c,
+ * tests/convert_test.py, fuzz/fuzz_writer.c */
+
+struct rdbkit_writer {
+    enc_sink v; /* first: the callbacks for elements take a writer for it */
+    out_buf out;
+    rdbkit_writer_options opt;
+    rdbkit_spill spill;
+    int begun;
+    u64 db, resize_keys, resize_expires; /* db: announced, or RDBKIT_NO_DB */
+    int have_resize;
+
+    /* the key at hand */
+    const rdbkit_type *type;
+    mem_buf name, raw_name;
+    rdbkit_key key;
+    int raw;  /* its value goes through as it is */
+    int same; /* the output is for whoever wrote the input */
+    rdbkit_visitor visitor;
+};
+
+/* ---- the file ---- */
+
+static int wr_put(void *ctx, const void *data, size_t len) {
+    return out_put(&((rdbkit_writer *)ctx)->out, data, len);
+}
+
+static int wr_byte(rdbkit_writer *w, int b) {
+    u8 x = (u8)b;
+    return out_put(&w->out, &x, 1);
+}
+
+/* What was encoded into the scratch buffer. */
+static int wr_put_buf(rdbkit_writer *w, mem_buf *b, int st) {
+    if (!st) st = out_put(&w->out, b->data, b->len);
+    b->len = 0;
+    return st;
+}
+
+static int wr_len(rdbkit_writer *w, u64 v) {
+    mem_buf *b = &w->v.enc.lzf;
+    b->len = 0;
+    return wr_put_buf(w, b, enc_len(&w->v.enc, b, v));
+}
+
+static int wr_str(rdbkit_writer *w, rdbkit_str s) {
+    mem_buf *b = &w->v.enc.tail; /* free between values */
+    b->len = 0;
+    return wr_put_buf(w, b, enc_str(&w->v.enc, b, s.data, s.len));
+}
+
+static int wr_aux(rdbkit_writer *w, rdbkit_str name, rdbkit_str value) {
+    int st = wr_byte(w, FMT_OP_AUX);
+    if (!st) st = wr_str(w, name);
+    return st ? st : wr_str(w, value);
+}
+
+/* The magic, and the version of the server that the file is for. */
+static int wr_begin(rdbkit_writer *w) {
+    char magic[10], version[32];
+    int valkey = w->v.l.target.lineage == FMT_V;
+    w->begun = 1;
+    snprintf(magic, sizeof magic, valkey ? "VALKEY%03d" : "REDIS%04d", w->v.l.target.rdb_version);
+    int st = out_put(&w->out, magic, 9);
+    const char *dash = strchr(w->v.l.target.name, '-');
+    if (st || !w->opt.target || !dash || w->v.l.target.rdb_version < 7) return st;
+    int is_valkey = w->v.l.target.name[0] == 'v';
+    snprintf(version, sizeof version, strchr(dash, '.') ? "%s.0" : "%s.0.0", dash + 1);
+    rdbkit_str name = {is_valkey ? "valkey-ver" : "redis-ver", is_valkey ? 10 : 9};
+    rdbkit_str value = {version, strlen(version)};
+    return wr_aux(w, name, value);
+}
+
+static int wr_ready(rdbkit_writer *w) {
+    return PORT_LIKELY(w->begun) ? 0 : wr_begin(w);
+}
+
+/* Without a target the output is for whoever wrote the input: same magic and version, and any type that is in it. What
+ * is encoded anew is so as the oldest target of at least that version would. */
+static int wr_header(void *user, const rdbkit_header *header) {
+    rdbkit_writer *w = user;
+    if (w->opt.target || w->begun) return 0;
+    rdbkit_target *t = &w->v.l.target;
+    for (size_t i = FMT_TARGET_N; i-- > 0;)
+        if (fmt_targets[i].lineage == header->lineage && fmt_targets[i].rdb_version >= header->rdb_version) *t = fmt_targets[i];
+    t->name = "as the input";
+    t->features = ~0u;
+    if (!w->opt.reencode) t->rdb_version = header->rdb_version;
+    w->same = 1;
+    w->v.enc.narrow = header->lineage == RDBKIT_VALKEY;
+    return wr_begin(w);
+}
+
+/* AUX fields that mean something in another file too; the rest is of the server's own affairs, and some can do harm:
+ * repl-id makes a server resync from the wrong point. */
+static int wr_keeps_aux(const rdbkit_writer *w, rdbkit_str name) {
+    static const char *const drop[] = {"repl-stream-db", "repl-id",   "repl-offset",        "aof-preamble",
+                                       "aof-base",       "slot-info", "cluster-slot-states", "cluster-asm-task"};
+    static const char *const version[] = {"redis-ver", "valkey-ver"};
+    for (size_t i = 0; i < sizeof drop / sizeof drop[0]; i++)
+        if (strlen(drop[i]) == name.len && !memcmp(drop[i], name.data, name.len)) return 0;
+    for (size_t i = 0; i < 2 && w->opt.target; i++)
+        if (strlen(version[i]) == name.len && !memcmp(version[i], name.data, name.len)) return 0;
+    if (name.len == 3 && !memcmp(name.data, "lua", 3)) return loss_has(&w->v.l, RDBKIT_F_AUX_LUA);
+    return w->v.l.target.rdb_version >= 7;
+}
+
+static int wr_on_aux(void *user, rdbkit_str name, rdbkit_str value) {
+    rdbkit_writer *w = user;
+    int st = wr_ready(w);
+    return st || !wr_keeps_aux(w, name) ? st : wr_aux(w, name, value);
+}
+
+static int wr_function(void *user, rdbkit_str code, int opcode) {
+    rdbkit_writer *w = user;
+    int st = wr_ready(w);
+    (void)opcode;
+    if (st || w->opt.drop_functions) return st;
+    if (!loss_has(&w->v.l, RDBKIT_F_FUNCTIONS)) return loss_lose_other(&w->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
+    st = wr_byte(w, FMT_OP_FUNCTION2);
+    return st ? st : wr_str(w, code);
+}
+
+static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
+    rdbkit_writer *w = user;
+    rdbkit_str name = {aux->module, strlen(aux->module)};
+    int st = wr_ready(w);
+    if (st) return st;
+    if (w->opt.drop_modules) return RDBKIT_SKIP_KEY;
+    if (!loss_has(&w->v.l, RDBKIT_F_MODULE_AUX)) return loss_lose_other(&w->v.l, RDBKIT_NOTE_MODULE_AUX, name);
+    st = wr_byte(w, FMT_OP_MODULE_AUX);
+    if (!st) st = wr_len(w, aux->id);
+    if (!st) st = wr_len(w, 2);
+    if (!st) st = wr_len(w, (u64)aux->when);
+    return st ? st : RDBKIT_TAKE_RAW;
+}
+
+static int wr_db(void *user, uint64_t db) {
+    rdbkit_writer *w = user;
+    (void)db;
+    w->have_resize = 0;
+    return 0;
+}
+
+static int wr_resize(void *user, uint64_t keys, uint64_t expires) {
+    rdbkit_writer *w = user;
+    w->resize_keys = keys, w->resize_expires = expires;
+    w->have_resize = w->opt.same_keys;
+    return 0;
+}
+
+static int wr_slot_import(void *user, rdbkit_str job, uint64_t ranges) {
+    (void)ranges;
+    return loss_lose_other(&((rdbkit_writer *)user)->v.l, RDBKIT_NOTE_SLOT_IMPORT, job);
+}
+
+/* ---- keys ---- */
+
+static int wr_select(rdbkit_writer *w, u64 db) {
+    int st = wr_byte(w, FMT_OP_SELECTDB);
+    w->db = db;
+    if (!st) st = wr_len(w, db);
+    if (st || !w->have_resize || w->v.l.target.rdb_version < 7) return st;
+    w->have_resize = 0;
+    st = wr_byte(w, FMT_OP_RESIZEDB);
+    if (!st) st = wr_len(w, w->resize_keys);
+    return st ? st : wr_len(w, w->resize_expires);
+}
+
+/* What stands before the value: hints, expiry (4.0 wants it right before the type), type, name. */
+static int wr_key_head(rdbkit_writer *w, const rdbkit_key *key, const rdbkit_type *type) {
+    u8 x[9];
+    int st = w->db == key->db ? 0 : wr_select(w, key->db);
+    if (!st && loss_has(&w->v.l, RDBKIT_F_IDLE_FREQ) && key->idle_s >= 0) {
+        st = wr_byte(w, FMT_OP_IDLE);
+        if (!st) st = wr_len(w, (u64)key->idle_s);
+    } else if (!st && loss_has(&w->v.l, RDBKIT_F_IDLE_FREQ) && key->lfu_freq >= 0) {
+        x[0] = FMT_OP_FREQ, x[1] = (u8)key->lfu_freq;
+        st = out_put(&w->out, x, 2);
+    }
+    if (!st && key->expire_ms != RDBKIT_NO_EXPIRY) {
+        x[0] = FMT_OP_EXPIRETIME_MS;
+        port_put_le64(x + 1, (u64)key->expire_ms);
+        st = out_put(&w->out, x, 9);
+    }
+    if (!st) st = wr_byte(w, type->number);
+    if (st) return st;
+    return key->raw_name.len ? out_put(&w->out, key->raw_name.data, key->raw_name.len) : wr_str(w, key->name);
+}
+
+/* Keep the key until its value is encoded. */
+static int wr_keep_key(rdbkit_writer *w, const rdbkit_key *key) {
+    w->key = *key;
+    w->name.len = w->raw_name.len = 0;
+    if (mem_buf_add(&w->v.enc.mem, &w->name, key->name.data, key->name.len) ||
+        mem_buf_add(&w->v.enc.mem, &w->raw_name, key->raw_name.data, key->raw_name.len))
+        return RDBKIT_ERR_NOMEM;
+    w->key.name.data = (const char *)w->name.data;
+    w->key.raw_name.data = (const char *)w->raw_name.data;
+    w->v.l.name = w->key.name;
+    return 0;
+}
+
+static int wr_on_key(void *user, const rdbkit_key *key) {
+    rdbkit_writer *w = user;
+    int st = wr_ready(w);
+    w->type = NULL;
+    w->raw = 0;
+    loss_next(&w->v.l, key->db, key->name);
+    if (key->db > 15 && key->db != w->db && !w->same)
+        loss_add(&w->v.l.set, RDBKIT_NOTE_DB_NUMBER, key->db + 1, key->db, key->name);
+    if (st) return st;
+    if (key->type->shape == RDBKIT_MODULE) {
+        if (w->opt.drop_modules) return RDBKIT_SKIP_KEY;
+        if (w->opt.target) loss_lose(&w->v.l, RDBKIT_NOTE_MODULE_VALUE);
+    }
+    if (key->type->shape == RDBKIT_STREAM && !loss_has(&w->v.l, RDBKIT_F_STREAMS))
+        return (st = loss_lose(&w->v.l, RDBKIT_LOSS_STREAM)) ? st : RDBKIT_SKIP_KEY;
+    w->type = key->type;
+    /* who makes a file from nothing has no bytes to give: a key that was read does not begin at 0 */
+    int loads = key->offset && !w->opt.reencode && (w->same || rdbkit_target_loads(&w->v.l.target, key->type));
+    w->raw = key->type->shape == RDBKIT_MODULE || loads;
+    if (w->raw) return (st = wr_key_head(w, key, key->type)) ? st : enc_raw_answer(&w->v.enc);
+    enc_begin(&w->v.enc, key->type);
+    return wr_keep_key(w, key);
+}
+
+static int wr_key_end(void *user) {
+    rdbkit_writer *w = user;
+    if (!w->type || w->raw) return 0;
+    int st = enc_end(&w->v.enc);
+    if (st || !w->v.enc.type) return st;
+    st = wr_key_head(w, &w->key, w->v.enc.type);
+    return st ? st : enc_write(&w->v.enc, wr_put, w);
+}
+
+static int wr_end(void *user, int checksum) {
+    rdbkit_writer *w = user;
+    u8 crc[8];
+    int st = wr_ready(w);
+    (void)checksum;
+    if (!st) st = wr_byte(w, FMT_OP_EOF);
+    if (!st) st = out_flush(&w->out);
+    if (st || w->v.l.target.rdb_version < 5) return st;
+    port_put_le64(crc, w->out.crc);
+    st = out_put(&w->out, crc, 8);
+    return st ? st : out_flush(&w->out);
+}
+
+/* ---- elements, for values that are encoded ---- */
+
+static int wr_raw(void *user, const void *data, size_t len) {
+    return wr_put(user, data, len);
+}
+
+static void wr_free(rdbkit_writer *w) {
+    if (!w) return;
+    rdbkit_allocator mem = w->v.enc.mem;
+    out_free(&w->out);
+    enc_free(&w->v.enc);
+    mem_buf_free(&mem, &w->name);
+    mem_buf_free(&mem, &w->raw_name);
+    mem.free(mem.ctx, w, sizeof *w);
+}
+
+static rdbkit_writer *wr_new(const rdbkit_writer_options *options, rdbkit_write_fn write_fn, void *ctx) {
+    rdbkit_allocator mem = mem_or_std(options->allocator);
+    rdbkit_writer *w = mem_new(&mem, sizeof *w);
+    if (!w) return NULL;
+    w->opt = *options;
+    loss_init(&w->v.l, options->target, options->allow_loss);
+    if (options->spill) w->spill = *options->spill;
+    enc_init(&w->v.enc, &mem, &w->v.l.target, !options->no_compress, options->spill ? &w->spill : NULL);
+    w->db = RDBKIT_NO_DB;
+    rdbkit_visitor v = {0};
+    v.user = w;
+    v.header = wr_header, v.aux = wr_on_aux, v.function = wr_function, v.module_aux = wr_module_aux;
+    v.db = wr_db, v.resize = wr_resize, v.slot_import = wr_slot_import;
+    v.key = wr_on_key, v.raw = wr_raw, v.key_end = wr_key_end, v.end = wr_end;
+    enc_visit(&v);
+    w->visitor = v;
+    if (out_init(&w->out, &mem, write_fn, ctx) == 0) {
+        w->out.count = 1;
+        return w;
+    }
+    wr_free(w);
+    return NULL;
+}
+
+/* ==== [23] resp_ : commands out ====
  *
  * Events become commands of the Redis protocol in one large buffer, which goes out when it is full, at the end
  * of a command. Elements are sent up to `batch` in a command; the number of arguments stands before them, so a
@@ -3472,6 +4785,7 @@ static const rdbkit_loss *loss_at(const loss_set *set, size_t index) {
 #define RESP_BIG ((size_t)24 * 1024)    /* a key over this, or an element over twice this, makes no batches */
 #define RESP_HEAD 16                    /* '*' or '$', digits of a count, CR LF */
 #define RESP_IDS_MAX ((size_t)256 * 1024)
+#define RESP_PAYLOAD_MAX ((u64)512 * 1024 * 1024) /* proto-max-bulk-len */
 #define RESP_FIELD_EXPIRY_46 ((i64)1 << 46)
 
 /* The commands that take elements in batches: text of the name as a bulk string, and arguments an element. */
@@ -3484,6 +4798,7 @@ static const resp_verb resp_rpush = {"$5\r\nRPUSH\r\n", 1}, resp_sadd = {"$4\r\n
                        resp_zadd = {"$4\r\nZADD\r\n", 2}, resp_hset = {"$4\r\nHSET\r\n", 2};
 
 struct rdbkit_resp {
+    enc_sink v; /* first: the callbacks for elements of --restore take a sink for it */
     out_buf out;
     u64 cmd_off; /* where the command begins that may not be complete, from the start of the output */
     /* the batch at hand */
@@ -3494,13 +4809,14 @@ struct rdbkit_resp {
 
     /* the key at hand */
     mem_buf key; /* its name as a bulk string */
-    rdbkit_str name;
     const rdbkit_type *type;
-    u64 key_db, subject;
     i64 expire_ms, idle_s;
     int lfu_freq, pxat;
-    mem_buf raw; /* a module's value: the payload of RESTORE */
-    int raw_on;
+    mem_buf raw; /* the value as it stands, for RESTORE */
+    int raw_on;    /* it goes out so */
+    int restoring; /* it is encoded for RESTORE */
+    u64 crc;
+    rdbkit_spill spill;
 
     /* field expiry: HPEXPIREAT commands that follow the batch, and the fields of the next one */
     mem_buf after, fields;
@@ -3517,11 +4833,10 @@ struct rdbkit_resp {
     rdbkit_stream_pending claim_as;
 
     u64 db; /* selected, or RDBKIT_NO_DB */
-    loss_set loss;
     rdbkit_resp_options opt;
-    const rdbkit_target *target;
     rdbkit_allocator mem;
-    rdbkit_visitor visitor;
+    rdbkit_visitor commands; /* elements become commands */
+    rdbkit_visitor visitor;  /* the same, or with elements that are encoded for RESTORE */
 };
 
 /* ---- the buffer ---- */
@@ -3627,25 +4942,6 @@ static int resp_keep(rdbkit_resp *s, mem_buf *b, const void *data, size_t len) {
     return 0;
 }
 
-/* ---- losses ---- */
-
-/* Something of the key at hand is lost: 0 to go on without it. */
-static int resp_lose(rdbkit_resp *s, rdbkit_loss_kind kind) {
-    loss_add(&s->loss, kind, s->subject, s->key_db, s->name);
-    return loss_kinds[kind].is_note || s->opt.allow_loss || s->opt.dry_run ? 0 : RDBKIT_ERR_LOSS;
-}
-
-static int resp_lose_other(rdbkit_resp *s, rdbkit_loss_kind kind, u64 db, rdbkit_str name) {
-    s->subject++;
-    s->key_db = db;
-    s->name = name;
-    return resp_lose(s, kind);
-}
-
-static int resp_has(const rdbkit_resp *s, unsigned feature) {
-    return (s->target->features & feature) != 0;
-}
-
 /* ---- batches ---- */
 
 /* Begin a command that takes elements. */
@@ -3734,7 +5030,7 @@ static int resp_set_member(void *user, rdbkit_str member) {
 static int resp_zset_member(void *user, rdbkit_str member, double score) {
     rdbkit_resp *s = user;
     u8 text[NUM_DOUBLE_MAX];
-    if (score != score) return resp_lose(s, RDBKIT_LOSS_NAN_SCORE);
+    if (score != score) return loss_lose(&s->v.l, RDBKIT_LOSS_NAN_SCORE);
     int st = resp_element(s, &resp_zadd, member.len + NUM_DOUBLE_MAX + 4 * RESP_HEAD);
     if (!st) st = resp_arg(s, text, (size_t)(num_double(text, score) - text));
     return st ? st : resp_arg(s, member.data, member.len);
@@ -3742,9 +5038,9 @@ static int resp_zset_member(void *user, rdbkit_str member, double score) {
 
 /* Remember a field's expiry, after the field itself was put into the batch. */
 static int resp_field_expiry(rdbkit_resp *s, rdbkit_str field, i64 ms) {
-    if (!resp_has(s, RDBKIT_F_FIELD_EXPIRY)) return resp_lose(s, RDBKIT_LOSS_FIELD_EXPIRY);
-    if (resp_has(s, RDBKIT_F_FIELD_EXPIRY_46) && ms >= RESP_FIELD_EXPIRY_46)
-        return resp_lose(s, RDBKIT_LOSS_FIELD_EXPIRY);
+    if (!loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY)) return loss_lose(&s->v.l, RDBKIT_LOSS_FIELD_EXPIRY);
+    if (loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY_46) && ms >= RESP_FIELD_EXPIRY_46)
+        return loss_lose(&s->v.l, RDBKIT_LOSS_FIELD_EXPIRY);
     if ((s->fields_n && s->fields_ms != ms) || s->fields_n == s->opt.batch) {
         int st = resp_keep_expiry(s);
         if (st) return st;
@@ -3775,19 +5071,19 @@ static int resp_select(rdbkit_resp *s, u64 db) {
 static int resp_key_loss(rdbkit_resp *s, const rdbkit_key *key) {
     int look = 0;
     if (key->db > 15 && !s->opt.single_db && key->db != s->db)
-        loss_add(&s->loss, RDBKIT_NOTE_DB_NUMBER, key->db + 1, key->db, key->name);
+        loss_add(&s->v.l.set, RDBKIT_NOTE_DB_NUMBER, key->db + 1, key->db, key->name);
     switch (key->type->shape) {
-    case RDBKIT_MODULE: resp_lose(s, RDBKIT_NOTE_MODULE_VALUE); break;
+    case RDBKIT_MODULE: loss_lose(&s->v.l, RDBKIT_NOTE_MODULE_VALUE); break;
     case RDBKIT_STREAM:
-        if (!resp_has(s, RDBKIT_F_STREAMS)) {
-            int st = resp_lose(s, RDBKIT_LOSS_STREAM);
+        if (!loss_has(&s->v.l, RDBKIT_F_STREAMS)) {
+            int st = loss_lose(&s->v.l, RDBKIT_LOSS_STREAM);
             return st ? st : RDBKIT_SKIP_KEY;
         }
-        look = !resp_has(s, RDBKIT_F_STREAM_COUNTERS) && key->type->rdb_version >= 10;
+        look = !loss_has(&s->v.l, RDBKIT_F_STREAM_COUNTERS) && key->type->rdb_version >= 10;
         break;
     case RDBKIT_HASH:
         look = key->type->number >= 22 &&
-               (!resp_has(s, RDBKIT_F_FIELD_EXPIRY) || resp_has(s, RDBKIT_F_FIELD_EXPIRY_46));
+               (!loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY) || loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY_46));
         break;
     case RDBKIT_STRING:
     case RDBKIT_LIST:
@@ -3795,6 +5091,7 @@ static int resp_key_loss(rdbkit_resp *s, const rdbkit_key *key) {
     case RDBKIT_ZSET:
     case RDBKIT_SHAPE_N: break;
     }
+    if (s->opt.restore) look = !rdbkit_target_loads(&s->v.l.target, key->type);
     return s->opt.dry_run && !look ? RDBKIT_SKIP_KEY : RDBKIT_OK;
 }
 
@@ -3802,9 +5099,7 @@ static int resp_on_key(void *user, const rdbkit_key *key) {
     rdbkit_resp *s = user;
     int st, answer;
     s->key.len = 0;
-    s->name = key->name;
-    s->key_db = key->db;
-    s->subject++;
+    loss_next(&s->v.l, key->db, key->name);
     s->type = key->type;
     s->expire_ms = key->expire_ms;
     s->idle_s = key->idle_s;
@@ -3817,20 +5112,24 @@ static int resp_on_key(void *user, const rdbkit_key *key) {
     }
     if ((st = resp_keep(s, &s->key, key->name.data, key->name.len))) return st;
     /* the name as kept, for the losses that show only later */
-    s->name.data = (const char *)s->key.data + (s->key.len - key->name.len - 2);
-    s->raw_on = key->type->shape == RDBKIT_MODULE;
+    s->v.l.name.data = (const char *)s->key.data + (s->key.len - key->name.len - 2);
+    int loads = s->opt.restore && rdbkit_target_loads(&s->v.l.target, key->type);
+    s->raw_on = loads || key->type->shape == RDBKIT_MODULE;
+    s->restoring = s->opt.restore && !s->raw_on;
     s->raw.len = 0;
-    if (s->opt.del_first || (s->opt.replace && key->type->shape != RDBKIT_STRING && !s->raw_on)) {
+    if (s->restoring) enc_begin(&s->v.enc, key->type);
+    int replaces = key->type->shape == RDBKIT_STRING || s->raw_on || s->restoring;
+    if (s->opt.del_first || (s->opt.replace && !replaces)) {
         if ((st = resp_command(s, 2, "$3\r\nDEL\r\n")) || (st = resp_key(s))) return st;
     }
     s->entries = 0;
     s->ids.len = 0;
-    return s->raw_on ? RDBKIT_TAKE_RAW : RDBKIT_OK;
+    return s->raw_on ? enc_raw_answer(&s->v.enc) : RDBKIT_OK;
 }
 
 /* SET key value [PXAT ms]; the value may come in pieces. */
 static int resp_set_begin(rdbkit_resp *s) {
-    s->pxat = s->expire_ms > 0 && resp_has(s, RDBKIT_F_SET_PXAT);
+    s->pxat = s->expire_ms > 0 && loss_has(&s->v.l, RDBKIT_F_SET_PXAT);
     int st = resp_command(s, s->pxat ? 5 : 3, "$3\r\nSET\r\n");
     return st ? st : resp_key(s);
 }
@@ -3864,39 +5163,6 @@ static int resp_string_piece(void *user, rdbkit_str piece, uint64_t piece_off, u
     return st ? st : resp_set_end(s);
 }
 
-/* ---- modules ---- */
-
-static int resp_raw(void *user, const void *data, size_t len) {
-    rdbkit_resp *s = user;
-    u8 type = (u8)s->type->number;
-    if (s->opt.dry_run) return 0;
-    if (!s->raw.len && mem_buf_add(&s->mem, &s->raw, &type, 1)) return RDBKIT_ERR_NOMEM;
-    return mem_buf_add(&s->mem, &s->raw, data, len);
-}
-
-/* RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]. The payload is the value as it stands, an RDB
- * version that every target takes, and a CRC64 over both. Where there is no ABSTTL, PEXPIREAT follows. */
-static int resp_restore(rdbkit_resp *s) {
-    int abs = s->expire_ms != RDBKIT_NO_EXPIRY && resp_has(s, RDBKIT_F_RESTORE_ABSTTL);
-    int hints = resp_has(s, RDBKIT_F_RESTORE_ABSTTL), idle = hints && s->idle_s >= 0, freq = hints && s->lfu_freq >= 0;
-    i64 ttl = !abs ? 0 : s->expire_ms > 0 ? s->expire_ms : 1; /* 0 would be "none"; 1 has passed as well */
-    u8 foot[10] = {8, 0}; /* type 7 is of RDB 8 */
-    if (mem_buf_add(&s->mem, &s->raw, foot, 2)) return RDBKIT_ERR_NOMEM;
-    port_put_le64(foot + 2, crc_update(0, s->raw.data, s->raw.len));
-    if (mem_buf_add(&s->mem, &s->raw, foot + 2, 8)) return RDBKIT_ERR_NOMEM;
-    u64 args = 4 + (u64)(s->opt.replace != 0) + (u64)abs + (idle || freq ? 2 : 0);
-    int st = resp_command(s, args, "$7\r\nRESTORE\r\n");
-    if (!st) st = resp_key(s);
-    if (!st) st = resp_arg_i64(s, ttl);
-    if (!st) st = resp_arg(s, s->raw.data, s->raw.len);
-    if (!st && s->opt.replace) st = resp_arg_text(s, "REPLACE");
-    if (!st && abs) st = resp_arg_text(s, "ABSTTL");
-    if (!st && (idle || freq)) st = resp_arg_text(s, idle ? "IDLETIME" : "FREQ");
-    if (!st && (idle || freq)) st = resp_arg_i64(s, idle ? s->idle_s : s->lfu_freq);
-    if (abs) s->expire_ms = RDBKIT_NO_EXPIRY;
-    return st;
-}
-
 /* ---- streams ---- */
 
 static int resp_stream_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
@@ -3922,18 +5188,9 @@ static int resp_stream_empty(rdbkit_resp *s) {
     return st ? st : resp_put(s, rest, sizeof rest - 1);
 }
 
-/* The info of the stream as a server without counters, and the same data later in one with them, would have it. */
-static rdbkit_stream_info resp_without_counters(const rdbkit_stream_info *info) {
-    rdbkit_stream_info plain = *info;
-    plain.entries_added = plain.length;
-    plain.max_deleted.ms = plain.max_deleted.seq = 0;
-    return plain;
-}
-
 static int resp_stream_info(void *user, const rdbkit_stream_info *info) {
-    static const rdbkit_stream_id zero = {0, 0};
     rdbkit_resp *s = user;
-    int counters = resp_has(s, RDBKIT_F_STREAM_COUNTERS);
+    int counters = loss_has(&s->v.l, RDBKIT_F_STREAM_COUNTERS);
     u64 added = info->entries_added < info->length ? info->length : info->entries_added;
     s->info = *info;
     int st = s->entries ? 0 : resp_stream_empty(s);
@@ -3946,8 +5203,7 @@ static int resp_stream_info(void *user, const rdbkit_stream_info *info) {
         if (!st) st = resp_arg_text(s, "MAXDELETEDID");
         return st ? st : resp_arg_id(s, info->max_deleted);
     }
-    if (st || (added == info->length && strm_id_cmp(info->max_deleted, zero) == 0)) return st;
-    return resp_lose(s, RDBKIT_LOSS_STREAM_COUNTERS);
+    return st || !loss_has_counters(info) ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
 }
 
 /* Claims that differ in their ID alone, as one command: XCLAIM key group consumer 0 id... TIME ms RETRYCOUNT n
@@ -3972,8 +5228,7 @@ static int resp_claim(rdbkit_resp *s) {
 
 static int resp_stream_group(void *user, const rdbkit_stream_group *group) {
     rdbkit_resp *s = user;
-    int counters = resp_has(s, RDBKIT_F_STREAM_COUNTERS);
-    rdbkit_stream_info plain = resp_without_counters(&s->info);
+    int counters = loss_has(&s->v.l, RDBKIT_F_STREAM_COUNTERS);
     int st = resp_claim(s); /* of the group before */
     s->group.len = 0;
     if (!st) st = resp_keep(s, &s->group, group->name.data, group->name.len);
@@ -3985,8 +5240,7 @@ static int resp_stream_group(void *user, const rdbkit_stream_group *group) {
         if (!st) st = resp_arg_text(s, "ENTRIESREAD");
         return st ? st : resp_arg_i64(s, group->entries_read < 0 ? RDBKIT_ENTRIES_READ_UNKNOWN : group->entries_read);
     }
-    if (st || group->entries_read == strm_estimate_read(&plain, group->last_id)) return st;
-    return resp_lose(s, RDBKIT_LOSS_STREAM_COUNTERS);
+    return st || !loss_has_entries_read(&s->info, group) ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
 }
 
 /* A consumer exists even if it owns nothing. Before 6.2 no command makes one, but a consumer that asks for its own
@@ -3994,7 +5248,7 @@ static int resp_stream_group(void *user, const rdbkit_stream_group *group) {
 static int resp_stream_consumer(void *user, const rdbkit_stream_consumer *consumer) {
     static const char history[] = "$5\r\nCOUNT\r\n$1\r\n1\r\n$7\r\nSTREAMS\r\n";
     rdbkit_resp *s = user;
-    int create = resp_has(s, RDBKIT_F_CREATECONSUMER);
+    int create = loss_has(&s->v.l, RDBKIT_F_CREATECONSUMER);
     int st = resp_claim(s);
     s->consumer.len = 0;
     if (!st) st = resp_keep(s, &s->consumer, consumer->name.data, consumer->name.len);
@@ -4032,7 +5286,7 @@ static int resp_gone(const rdbkit_resp *s, rdbkit_stream_id id) {
 static int resp_stream_pending(void *user, const rdbkit_stream_pending *p) {
     rdbkit_resp *s = user;
     u8 text[2 * NUM_INT_MAX + 1];
-    if (resp_gone(s, p->id)) return resp_lose(s, RDBKIT_NOTE_PENDING_GONE);
+    if (resp_gone(s, p->id)) return loss_lose(&s->v.l, RDBKIT_NOTE_PENDING_GONE);
     if (s->claim_n == s->opt.batch || (s->claim_n && (s->claim_as.delivery_ms != p->delivery_ms ||
                                                       s->claim_as.delivery_count != p->delivery_count))) {
         int st = resp_claim(s);
@@ -4043,6 +5297,110 @@ static int resp_stream_pending(void *user, const rdbkit_stream_pending *p) {
     return resp_keep(s, &s->claim, text, resp_id_text(text, p->id));
 }
 
+/* ---- whole values ---- */
+
+static int resp_raw(void *user, const void *data, size_t len) {
+    rdbkit_resp *s = user;
+    return s->opt.dry_run ? 0 : mem_buf_add(&s->mem, &s->raw, data, len);
+}
+
+/* Give the value's bytes to a function: as they stood in the file, or as they were encoded. */
+static int resp_value_bytes(rdbkit_resp *s, int (*put)(void *ctx, const void *data, size_t len), void *ctx) {
+    return s->raw_on ? put(ctx, s->raw.data, s->raw.len) : enc_write(&s->v.enc, put, ctx);
+}
+
+static int resp_payload(void *ctx, const void *data, size_t len) {
+    rdbkit_resp *s = ctx;
+    s->crc = crc_update(s->crc, data, len);
+    return resp_put(s, data, len);
+}
+
+/* RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s | FREQ n]. The payload is type, value, RDB version and a
+ * CRC64 over all that. Where there is no ABSTTL, PEXPIREAT follows. */
+static int resp_restore(rdbkit_resp *s, const rdbkit_type *type, u64 len) {
+    int abs = s->expire_ms != RDBKIT_NO_EXPIRY && loss_has(&s->v.l, RDBKIT_F_RESTORE_ABSTTL);
+    int hints = loss_has(&s->v.l, RDBKIT_F_RESTORE_ABSTTL), idle = hints && s->idle_s >= 0;
+    int freq = hints && !idle && s->lfu_freq >= 0;
+    i64 ttl = !abs ? 0 : s->expire_ms > 0 ? s->expire_ms : 1; /* 0 would be "none"; 1 has passed as well */
+    u8 head[RESP_HEAD + NUM_INT_MAX], number = (u8)type->number, foot[8] = {0};
+    foot[0] = (u8)s->v.l.target.rdb_version;
+    u64 args = 4 + (u64)(s->opt.replace != 0) + (u64)abs + (idle || freq ? 2 : 0);
+    int st = resp_command(s, args, "$7\r\nRESTORE\r\n");
+    if (!st) st = resp_key(s);
+    if (!st) st = resp_arg_i64(s, ttl);
+    if (!st) st = resp_put(s, head, (size_t)(resp_head(head, '$', 1 + len + 10) - head));
+    s->crc = 0;
+    if (!st) st = resp_payload(s, &number, 1);
+    if (!st) st = resp_value_bytes(s, resp_payload, s);
+    if (!st) st = resp_payload(s, foot, 2);
+    port_put_le64(foot, s->crc);
+    if (!st) st = resp_put(s, foot, 8);
+    if (!st) st = resp_put(s, "\r\n", 2);
+    if (!st && s->opt.replace) st = resp_arg_text(s, "REPLACE");
+    if (!st && abs) st = resp_arg_text(s, "ABSTTL");
+    if (!st && (idle || freq)) st = resp_arg_text(s, idle ? "IDLETIME" : "FREQ");
+    if (!st && (idle || freq)) st = resp_arg_i64(s, idle ? s->idle_s : s->lfu_freq);
+    if (abs) s->expire_ms = RDBKIT_NO_EXPIRY;
+    return st;
+}
+
+static int resp_feed(void *ctx, const void *data, size_t len) {
+    int st = rec_feed(ctx, data, len);
+    return st < 0 ? st : 0;
+}
+
+/* A value over what servers take in one argument: as a file of its own, it is read once more, into commands. */
+static int resp_as_commands(rdbkit_resp *s, const rdbkit_type *type) {
+    const char *magic = type->lineage & FMT_R ? "REDIS0012" : "VALKEY080";
+    u8 number = (u8)type->number, end[9] = {FMT_OP_EOF};
+    mem_buf name = {NULL, 0, 0};
+    rdbkit_reader_options options;
+    rdbkit_reader_options_init(&options);
+    options.allocator = &s->mem;
+    options.ignore_checksum = 1;
+    options.piece_len = RESP_BATCH;
+    rdbkit_reader *r = rdbkit_reader_new(&options, &s->commands);
+    rdbkit_str key = s->v.l.name;
+    int st = r ? enc_len(&s->v.enc, &name, key.len) : RDBKIT_ERR_NOMEM;
+    if (!st) st = mem_buf_add(&s->mem, &name, key.data, key.len);
+    if (!st) st = resp_feed(r, magic, 9);
+    if (!st) st = resp_feed(r, &number, 1);
+    if (!st) st = resp_feed(r, name.data, name.len);
+    if (!st) st = resp_value_bytes(s, resp_feed, r);
+    if (!st) st = resp_feed(r, end, sizeof end);
+    mem_buf_free(&s->mem, &name);
+    rdbkit_reader_free(r);
+    return st;
+}
+
+/* The key and its end, when the value is read once more: all about the key itself is done by the first reading. */
+static int resp_again_key(void *user, const rdbkit_key *key) {
+    rdbkit_resp *s = user;
+    (void)key;
+    s->entries = 0;
+    s->ids.len = 0;
+    return 0;
+}
+
+static int resp_again_end(void *user) {
+    rdbkit_resp *s = user;
+    int st = resp_close(s);
+    return st ? st : resp_claim(s);
+}
+
+/* The value is complete: send it. */
+static int resp_restore_value(rdbkit_resp *s) {
+    const rdbkit_type *type = s->type;
+    int st = 0;
+    if (!s->raw_on) {
+        st = enc_end(&s->v.enc);
+        type = s->v.enc.type;
+    }
+    if (st || !type || s->opt.dry_run) return st;
+    u64 len = s->raw_on ? s->raw.len : enc_result_len(&s->v.enc);
+    return len + 64 > RESP_PAYLOAD_MAX ? resp_as_commands(s, type) : resp_restore(s, type, len);
+}
+
 /* ---- the rest ---- */
 
 static int resp_key_end(void *user) {
@@ -4050,29 +5408,18 @@ static int resp_key_end(void *user) {
     if (!s->type) return 0;
     int st = resp_close(s);
     if (!st) st = resp_claim(s);
-    if (!st && s->raw_on && !s->opt.dry_run) st = resp_restore(s);
+    if (!st && (s->raw_on || s->restoring)) st = resp_restore_value(s);
     if (!st && s->expire_ms != RDBKIT_NO_EXPIRY) st = resp_key_number(s, "$9\r\nPEXPIREAT\r\n", s->expire_ms);
     resp_complete(s);
     return st;
-}
-
-/* The name in a library's first line, "#!lua name=mylib". */
-static rdbkit_str resp_library_name(rdbkit_str code) {
-    static const char mark[] = "name=";
-    size_t n = sizeof mark - 1, at = 0;
-    while (at + n <= code.len && code.data[at] != '\n' && memcmp(code.data + at, mark, n)) at++;
-    if (at + n > code.len || code.data[at] == '\n') return code;
-    rdbkit_str name = {code.data + at + n, 0};
-    while (at + n + name.len < code.len && !strchr(" \t\r\n", name.data[name.len])) name.len++;
-    return name;
 }
 
 static int resp_function(void *user, rdbkit_str code, int opcode) {
     rdbkit_resp *s = user;
     (void)opcode;
     if (s->opt.no_functions) return 0;
-    if (!resp_has(s, RDBKIT_F_FUNCTIONS))
-        return resp_lose_other(s, RDBKIT_LOSS_FUNCTION, RDBKIT_NO_DB, resp_library_name(code));
+    if (!loss_has(&s->v.l, RDBKIT_F_FUNCTIONS))
+        return loss_lose_other(&s->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
     int st = resp_command(s, s->opt.replace ? 4 : 3, "$8\r\nFUNCTION\r\n$4\r\nLOAD\r\n");
     if (!st && s->opt.replace) st = resp_arg_text(s, "REPLACE");
     if (!st) st = resp_arg(s, code.data, code.len);
@@ -4082,12 +5429,12 @@ static int resp_function(void *user, rdbkit_str code, int opcode) {
 
 static int resp_module_aux(void *user, const rdbkit_module_aux *aux) {
     rdbkit_str name = {aux->module, strlen(aux->module)};
-    return resp_lose_other(user, RDBKIT_NOTE_MODULE_AUX, RDBKIT_NO_DB, name);
+    return loss_lose_other(&((rdbkit_resp *)user)->v.l, RDBKIT_NOTE_MODULE_AUX, name);
 }
 
 static int resp_slot_import(void *user, rdbkit_str job, uint64_t ranges) {
     (void)ranges;
-    return resp_lose_other(user, RDBKIT_NOTE_SLOT_IMPORT, RDBKIT_NO_DB, job);
+    return loss_lose_other(&((rdbkit_resp *)user)->v.l, RDBKIT_NOTE_SLOT_IMPORT, job);
 }
 
 static void resp_free(rdbkit_resp *s) {
@@ -4095,31 +5442,39 @@ static void resp_free(rdbkit_resp *s) {
     mem_buf *bufs[] = {&s->key, &s->raw, &s->after, &s->fields, &s->ids, &s->group, &s->consumer, &s->claim};
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) mem_buf_free(&s->mem, bufs[i]);
     rdbkit_allocator mem = s->mem;
+    enc_free(&s->v.enc);
     out_free(&s->out);
     mem.free(mem.ctx, s, sizeof *s);
 }
 
-static rdbkit_resp *resp_new(const rdbkit_resp_options *options, rdbkit_write_fn write, void *ctx) {
+static rdbkit_resp *resp_new(const rdbkit_resp_options *options, rdbkit_write_fn write_fn, void *ctx) {
     rdbkit_allocator mem = mem_or_std(options->allocator);
     rdbkit_resp *s = mem_new(&mem, sizeof *s);
     if (!s) return NULL;
     s->mem = mem;
     s->opt = *options;
-    s->target = options->target;
+    if (options->spill) s->spill = *options->spill;
+    loss_init(&s->v.l, options->target, options->allow_loss || options->dry_run);
+    enc_init(&s->v.enc, &mem, &s->v.l.target, 1, options->spill ? &s->spill : NULL);
     s->db = RDBKIT_NO_DB;
-    loss_init(&s->loss);
     rdbkit_visitor v = {0};
     v.user = s;
-    v.function = resp_function, v.module_aux = resp_module_aux, v.slot_import = resp_slot_import;
-    v.key = resp_on_key, v.key_end = resp_key_end;
-    v.string = resp_string, v.string_piece = resp_string_piece, v.raw = resp_raw;
+    v.string = resp_string, v.string_piece = resp_string_piece;
     v.list_item = resp_list_item, v.set_member = resp_set_member;
     v.zset_member = resp_zset_member, v.hash_field = resp_hash_field;
     v.stream_entry = resp_stream_entry, v.stream_field = resp_stream_field, v.stream_info = resp_stream_info;
     v.stream_group = resp_stream_group, v.stream_consumer = resp_stream_consumer;
     v.stream_pending = resp_stream_pending;
+    s->commands = v;
+    s->commands.key = resp_again_key, s->commands.key_end = resp_again_end;
+    v.function = resp_function, v.module_aux = resp_module_aux, v.slot_import = resp_slot_import;
+    v.key = resp_on_key, v.raw = resp_raw, v.key_end = resp_key_end;
+    if (options->restore) {
+        enc_visit(&v);
+        v.string_piece = NULL;
+    }
     s->visitor = v;
-    if (out_init(&s->out, &mem, write, ctx) == 0) {
+    if (out_init(&s->out, &mem, write_fn, ctx) == 0) {
         s->out.silent = options->dry_run;
         return s;
     }
@@ -4133,7 +5488,7 @@ static int resp_finish(rdbkit_resp *s) {
     return out_flush(&s->out);
 }
 
-/* ==== [22] flt_ : filters and transforms of keys ====
+/* ==== [24] flt_ : filters and transforms of keys ====
  *
  *     a key > database, shape, expiry, slot, names, patterns, limit > database, name, expiry of what goes on
  *
@@ -4652,7 +6007,718 @@ int rdbkit_filter_apply(void *filter, rdbkit_key *key) {
     return RDBKIT_OK;
 }
 
-/* ==== [23] rep_ : check: what occurs twice ====
+/* ==== [25] json_ : JSON out ====
+ *
+ * Events become records of JSON. Strings are most of the work: those of plain ASCII are found eight bytes at a time
+ * and copied, others are validated as UTF-8 and then escaped sixteen bytes at a time. What writes has no status: the
+ * output remembers a failure and takes the rest in vain, and each callback asks it once at its end.
+ *
+ * The format: docs/json.md. Tests: tests/test_json.c, tests/json_test.py, fuzz/fuzz_json.c */
+
+#define JSON_CHUNK 640                      /* bytes escaped in one go: six for one, and a block too many */
+#define JSON_CHUNK_ROOM (6 * JSON_CHUNK + 64) /* which out_room allows */
+#define JSON_SHORT 1024                     /* a plain string up to this is written in one go */
+#define JSON_FIXED 512                      /* what a record has besides strings */
+#define JSON_BASE64_CHUNK 3000
+#define JSON_TEXT(literal) (literal), sizeof(literal) - 1
+
+struct rdbkit_json {
+    out_buf out;
+    size_t some;              /* 1: the container at hand has an element, so a comma comes before the next */
+    size_t fields;            /* the same for the fields of a stream entry, */
+    size_t consumers;         /* the consumers of a group */
+    size_t claims;            /* and the pending entries of a consumer */
+    int entry, group, owner;  /* 1: a stream entry, group, consumer is open */
+    int begun, ended, closed; /* the document */
+    rdbkit_shape shape;
+    mem_buf expiry; /* of fields of the hash at hand: i64 ms, u64 length, name */
+    u8 carry[3];    /* bytes of raw data that wait for a third */
+    size_t carry_n;
+    u64 keys;
+    rdbkit_json_options opt;
+    rdbkit_allocator mem;
+    rdbkit_visitor visitor;
+};
+
+/* ---- bytes ---- */
+
+#define JSON_EACH(byte) ((u64)(byte) * 0x0101010101010101)
+
+/* Not 0 if one of eight bytes is other than plain: a control character, quote, backslash, DEL, or not ASCII. A borrow
+ * can mark a byte wrongly, but begins in one that is marked rightly. */
+PORT_INLINE u64 json_odd8(u64 v) {
+    u64 control = v - JSON_EACH(0x20), del = v + JSON_EACH(1);
+    u64 quote = (v ^ JSON_EACH('"')) - JSON_EACH(1), slash = (v ^ JSON_EACH('\\')) - JSON_EACH(1);
+    return (v | control | del | quote | slash) & JSON_EACH(0x80);
+}
+
+/* Whether all bytes are plain. */
+PORT_INLINE int json_plain(const u8 *p, size_t n) {
+    if (n >= 8) {
+        for (size_t i = 0; i < n - 8; i += 8)
+            if (json_odd8(port_le64(p + i))) return 0;
+        return !json_odd8(port_le64(p + n - 8));
+    }
+    if (n >= 4) return !json_odd8(port_le32(p) | (u64)port_le32(p + n - 4) << 32);
+    if (!n) return 1;
+    return !json_odd8(p[0] | (u64)p[n / 2] << 8 | (u64)p[n - 1] << 16 | JSON_EACH(' ') << 24);
+}
+
+/* Length of the UTF-8 sequence at p, which is not ASCII, or minus the length of the part that a decoder takes as one
+ * error (Unicode 3.9, "maximal subpart"). */
+static int json_sequence(const u8 *p, const u8 *end) {
+    u8 c = *p, low = 0x80, high = 0xbf;
+    int n;
+    if (c >= 0xc2 && c <= 0xdf) {
+        n = 2;
+    } else if ((c & 0xf0) == 0xe0) {
+        n = 3;
+        if (c == 0xe0) low = 0xa0;
+        if (c == 0xed) high = 0x9f; /* no surrogates */
+    } else if (c >= 0xf0 && c <= 0xf4) {
+        n = 4;
+        if (c == 0xf0) low = 0x90;
+        if (c == 0xf4) high = 0x8f;
+    } else {
+        return -1;
+    }
+    for (int i = 1; i < n; i++, low = 0x80, high = 0xbf)
+        if (p + i == end || p[i] < low || p[i] > high) return -i;
+    return n;
+}
+
+/* The first place that is not valid UTF-8, or end. */
+static const u8 *json_valid(const u8 *p, const u8 *end) {
+    while (p < end) {
+        while (end - p >= 8 && !(port_le64(p) & JSON_EACH(0x80))) p += 8;
+        while (p < end && *p < 0x80) p++;
+        while (p < end && *p >= 0x80) {
+            int n = json_sequence(p, end);
+            if (n < 0) return p;
+            p += n;
+        }
+    }
+    return end;
+}
+
+/* Which of sixteen bytes may not stay as they are, as bits; 0xe2, which may begin U+2028, is one of them, and with
+ * latin1 all that is not ASCII. */
+PORT_INLINE unsigned json_odd16(const u8 *p, int latin1) {
+#if defined(PORT_X86)
+    __m128i v = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i odd = latin1 ? _mm_cmplt_epi8(v, _mm_set1_epi8(0x20))
+                         : _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(v, _mm_set1_epi8(0x1f)), v),
+                                        _mm_cmpeq_epi8(v, _mm_set1_epi8((char)0xe2)));
+    odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, _mm_set1_epi8('"')));
+    odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, _mm_set1_epi8('\\')));
+    odd = _mm_or_si128(odd, _mm_cmpeq_epi8(v, _mm_set1_epi8(0x7f)));
+    return (unsigned)_mm_movemask_epi8(odd);
+#else
+    unsigned odd = 0;
+    if (!json_odd8(port_le64(p)) && !json_odd8(port_le64(p + 8))) return 0;
+    for (unsigned i = 0; i < 16; i++) {
+        u8 c = p[i];
+        odd |= (unsigned)(c < 0x20 || c == '"' || c == '\\' || c == 0x7f || (latin1 ? c >= 0x80 : c == 0xe2)) << i;
+    }
+    return odd;
+#endif
+}
+
+PORT_INLINE unsigned json_low_bit(unsigned v) {
+#if defined(__GNUC__)
+    return (unsigned)__builtin_ctz(v);
+#else
+    unsigned n = 0;
+    while (!(v >> n & 1)) n++;
+    return n;
+#endif
+}
+
+/* Write what stands for one of the bytes that json_odd16 marks; two bytes after it can be read. Returns how many bytes
+ * that was: 1, or 3 for U+2028 and U+2029. */
+PORT_INLINE size_t json_escape(u8 **out, const u8 *p, int latin1) {
+    static const char letters[32] = {['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r'};
+    static const char hex[] = "0123456789abcdef";
+    u8 *o = *out, c = *p;
+    size_t taken = 1;
+    if (c == '"' || c == '\\' || (c < 0x20 && letters[c])) {
+        *o++ = '\\';
+        *o++ = c < 0x20 ? (u8)letters[c] : c;
+    } else if (c < 0x80) {
+        memcpy(o, "\\u00", 4);
+        o[4] = (u8)hex[c >> 4], o[5] = (u8)hex[c & 15];
+        o += 6;
+    } else if (latin1) {
+        *o++ = (u8)(0xc0 | c >> 6);
+        *o++ = (u8)(0x80 | (c & 0x3f));
+    } else if (p[1] == 0x80 && (p[2] | 1) == 0xa9) {
+        memcpy(o, p[2] & 1 ? "\\u2029" : "\\u2028", 6);
+        o += 6;
+        taken = 3;
+    } else {
+        *o++ = c;
+    }
+    *out = o;
+    return taken;
+}
+
+/* Escape n bytes, 1 to 16, of which 32 can be read. Returns how many were taken: two more than n at most. */
+PORT_INLINE size_t json_block(u8 **out, const u8 *p, size_t n, int latin1) {
+    unsigned odd = json_odd16(p, latin1) & ((1u << n) - 1);
+    u8 *o = *out;
+    size_t at = 0;
+    for (; odd; odd &= odd - 1) {
+        size_t next = json_low_bit(odd);
+        memcpy(o, p + at, 16);
+        o += next - at;
+        at = next + json_escape(&o, p + next, latin1);
+    }
+    if (at < n) {
+        memcpy(o, p + at, 16);
+        o += n - at;
+        at = n;
+    }
+    *out = o;
+    return at;
+}
+
+/* Escape up to JSON_CHUNK bytes; they end with a whole sequence unless they are latin1. Returns the end. */
+PORT_INLINE u8 *json_chunk(u8 *o, const u8 *p, size_t n, int latin1) {
+    const u8 *end = p + n;
+    while (end - p >= 32) p += json_block(&o, p, 16, latin1);
+    u8 tail[64] = {0};
+    n = (size_t)(end - p);
+    port_copy(tail, p, n);
+    for (size_t i = 0; i < n;) i += json_block(&o, tail + i, n - i < 16 ? n - i : 16, latin1);
+    return o;
+}
+
+/* Valid UTF-8, or with latin1 any bytes. */
+static void json_escaped(rdbkit_json *s, const u8 *p, size_t len, int latin1) {
+    out_buf *o = &s->out;
+    while (len) {
+        size_t n = len;
+        if (n > JSON_CHUNK) {
+            n = JSON_CHUNK;
+            while (!latin1 && (p[n] & 0xc0) == 0x80) n--;
+        }
+        out_room(o, JSON_CHUNK_ROOM);
+        u8 *at = o->data + o->len;
+        o->len += (size_t)((latin1 ? json_chunk(at, p, n, 1) : json_chunk(at, p, n, 0)) - at);
+        p += n;
+        len -= n;
+    }
+}
+
+static void json_lossy(rdbkit_json *s, const u8 *p, const u8 *end) {
+    for (;;) {
+        const u8 *bad = json_valid(p, end);
+        json_escaped(s, p, (size_t)(bad - p), 0);
+        if (bad == end) return;
+        out_put(&s->out, "\xef\xbf\xbd", 3);
+        p = bad - json_sequence(bad, end);
+    }
+}
+
+/* ---- base64 ---- */
+
+static const char json_digits64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/* Threes of bytes as fours of digits. */
+static void json_threes(rdbkit_json *s, const u8 *p, size_t n) {
+    out_buf *out = &s->out;
+    while (n) {
+        size_t part = n < JSON_BASE64_CHUNK ? n : JSON_BASE64_CHUNK;
+        out_room(out, JSON_BASE64_CHUNK / 3 * 4);
+        u8 *o = out->data + out->len;
+        for (const u8 *end = p + part; p < end; p += 3, o += 4) {
+            u32 v = (u32)p[0] << 16 | (u32)p[1] << 8 | p[2];
+            o[0] = (u8)json_digits64[v >> 18], o[1] = (u8)json_digits64[v >> 12 & 63];
+            o[2] = (u8)json_digits64[v >> 6 & 63], o[3] = (u8)json_digits64[v & 63];
+        }
+        out->len += part / 3 * 4;
+        n -= part;
+    }
+}
+
+/* Some bytes more of what json_base64_end ends. */
+static void json_base64(rdbkit_json *s, const u8 *p, size_t n) {
+    if (s->carry_n) {
+        while (n && s->carry_n < 3) s->carry[s->carry_n++] = *p++, n--;
+        if (s->carry_n < 3) return;
+        json_threes(s, s->carry, 3);
+    }
+    s->carry_n = n % 3;
+    json_threes(s, p, n - s->carry_n);
+    for (size_t i = 0; i < s->carry_n; i++) s->carry[i] = p[n - s->carry_n + i];
+}
+
+static void json_base64_end(rdbkit_json *s) {
+    size_t n = s->carry_n;
+    if (!n) return;
+    while (s->carry_n < 3) s->carry[s->carry_n++] = 0;
+    json_threes(s, s->carry, 3);
+    s->carry_n = 0;
+    /* three went out just now, so the last digits are still in the buffer */
+    memset(s->out.data + s->out.len - (3 - n), '=', 3 - n);
+}
+
+/* ---- strings ---- */
+
+static const char json_mark_text[] = "utf8:", json_mark_base64[] = "base64:";
+
+/* Whether a text begins with what would be read as a mark. */
+PORT_INLINE int json_marked(const u8 *p, size_t n) {
+    if (!n || (*p != 'u' && *p != 'b')) return 0;
+    return (n >= 5 && !memcmp(p, json_mark_text, 5)) || (n >= 7 && !memcmp(p, json_mark_base64, 7));
+}
+
+/* The inside of a string that is long or not plain, or in base64. */
+static PORT_NOINLINE void json_inside(rdbkit_json *s, rdbkit_json_encoding encoding, const u8 *p, size_t n) {
+    switch (encoding) {
+    case RDBKIT_JSON_AUTO:
+        if (json_valid(p, p + n) == p + n) {
+            if (json_marked(p, n)) out_put(&s->out, json_mark_text, 5);
+            json_escaped(s, p, n, 0);
+            return;
+        }
+        out_put(&s->out, json_mark_base64, 7);
+        json_base64(s, p, n);
+        json_base64_end(s);
+        return;
+    case RDBKIT_JSON_UTF8: json_lossy(s, p, p + n); return;
+    case RDBKIT_JSON_LATIN1: json_escaped(s, p, n, 1); return;
+    case RDBKIT_JSON_BASE64:
+    case RDBKIT_JSON_ENCODING_N: break;
+    }
+    json_base64(s, p, n);
+    json_base64_end(s);
+}
+
+/* A comma if there is to be one (0 or 1), text as it is, and a string in quotes. */
+PORT_INLINE void json_string(rdbkit_json *s, size_t comma, const char *before, size_t before_n, rdbkit_str v) {
+    const u8 *p = (const u8 *)v.data;
+    out_buf *out = &s->out;
+    rdbkit_json_encoding encoding = s->opt.encoding;
+    out_room(out, JSON_SHORT + JSON_FIXED);
+    u8 *o = out->data + out->len;
+    *o = ',', o += comma;
+    memcpy(o, before, before_n), o += before_n;
+    *o++ = '"';
+    if (PORT_LIKELY(v.len <= JSON_SHORT && encoding != RDBKIT_JSON_BASE64 && json_plain(p, v.len))) {
+        if (PORT_UNLIKELY(encoding == RDBKIT_JSON_AUTO && json_marked(p, v.len)))
+            memcpy(o, json_mark_text, 5), o += 5;
+        port_copy(o, p, v.len);
+        o += v.len;
+        *o++ = '"';
+        out->len = (size_t)(o - out->data);
+    } else {
+        out->len = (size_t)(o - out->data);
+        json_inside(s, encoding, p, v.len);
+        out_put(out, "\"", 1);
+    }
+}
+
+/* A name that is text by its nature, whatever the encoding. */
+static void json_name(rdbkit_json *s, const char *before, size_t before_n, const char *name) {
+    rdbkit_json_encoding encoding = s->opt.encoding;
+    rdbkit_str v = {name, strlen(name)};
+    s->opt.encoding = RDBKIT_JSON_UTF8;
+    json_string(s, 0, before, before_n, v);
+    s->opt.encoding = encoding;
+}
+
+/* ---- numbers and marks between strings ---- */
+
+PORT_INLINE u8 *json_text(u8 *o, const char *text, size_t n) {
+    memcpy(o, text, n);
+    return o + n;
+}
+
+PORT_INLINE u8 *json_word(u8 *o, const char *word) {
+    return json_text(o, word, strlen(word));
+}
+
+/* "ms-seq" in quotes. */
+PORT_INLINE u8 *json_id(u8 *o, rdbkit_stream_id id) {
+    *o++ = '"';
+    o = num_u64(o, id.ms);
+    *o++ = '-';
+    o = num_u64(o, id.seq);
+    *o++ = '"';
+    return o;
+}
+
+/* A score; what JSON has no number for is a string, and -0 has a point, lest a reader take it for an integer. */
+static u8 *json_score(u8 *o, double v) {
+    if (v != v) return json_text(o, JSON_TEXT("\"nan\""));
+    if (v == (double)INFINITY) return json_text(o, JSON_TEXT("\"inf\""));
+    if (v == -(double)INFINITY) return json_text(o, JSON_TEXT("\"-inf\""));
+    o = num_double(o, v);
+    return v == 0 && o[-2] == '-' ? json_text(o, JSON_TEXT(".0")) : o;
+}
+
+/* Room for what a record has besides strings; json_to ends it. */
+PORT_INLINE u8 *json_from(rdbkit_json *s) {
+    out_room(&s->out, JSON_FIXED);
+    return s->out.data + s->out.len;
+}
+
+PORT_INLINE void json_to(rdbkit_json *s, const u8 *o) {
+    s->out.len = (size_t)(o - s->out.data);
+}
+
+static void json_put(rdbkit_json *s, const char *text, size_t n) {
+    out_put(&s->out, text, n);
+}
+
+PORT_INLINE int json_status(const rdbkit_json *s) {
+    return PORT_UNLIKELY(s->out.sys_errno) ? RDBKIT_ERR_IO : 0;
+}
+
+/* ---- records ---- */
+
+/* What stands before a record. */
+static void json_record(rdbkit_json *s) {
+    if (!s->opt.lines) json_put(s, s->begun ? ",\n" : "[\n", 2);
+    s->begun = 1;
+    s->some = 0;
+}
+
+/* The end of a record, with the brackets that are open in it. */
+static int json_record_end(rdbkit_json *s, const char *brackets, size_t n) {
+    json_put(s, brackets, n);
+    if (s->opt.lines) json_put(s, "\n", 1);
+    return json_status(s);
+}
+
+static int json_header(void *user, const rdbkit_header *h) {
+    rdbkit_json *s = user;
+    json_record(s);
+    u8 *o = json_text(json_from(s), JSON_TEXT("{\"rdb\":{\"lineage\":\""));
+    o = json_word(o, h->lineage == RDBKIT_VALKEY ? "valkey" : "redis");
+    o = json_text(o, JSON_TEXT("\",\"version\":"));
+    json_to(s, num_i64(o, h->rdb_version));
+    return json_record_end(s, JSON_TEXT("}}"));
+}
+
+static int json_aux(void *user, rdbkit_str name, rdbkit_str value) {
+    rdbkit_json *s = user;
+    json_record(s);
+    json_string(s, 0, JSON_TEXT("{\"aux\":"), name);
+    json_string(s, 0, JSON_TEXT(",\"value\":"), value);
+    return json_record_end(s, JSON_TEXT("}"));
+}
+
+static int json_function(void *user, rdbkit_str code, int opcode) {
+    rdbkit_json *s = user;
+    json_record(s);
+    json_string(s, 0, JSON_TEXT("{\"function\":"), code);
+    json_to(s, num_i64(json_text(json_from(s), JSON_TEXT(",\"opcode\":")), opcode));
+    return json_record_end(s, JSON_TEXT("}"));
+}
+
+static int json_module_aux(void *user, const rdbkit_module_aux *aux) {
+    rdbkit_json *s = user;
+    json_record(s);
+    json_name(s, JSON_TEXT("{\"module_aux\":"), aux->module);
+    u8 *o = json_text(json_from(s), JSON_TEXT(",\"encoding_version\":"));
+    o = json_text(num_i64(o, aux->encoding_version), JSON_TEXT(",\"when\":"));
+    o = json_text(num_i64(o, aux->when), JSON_TEXT(",\"raw\":\""));
+    json_to(s, o);
+    int st = json_status(s);
+    return st ? st : RDBKIT_TAKE_RAW;
+}
+
+static int json_module_aux_end(void *user) {
+    rdbkit_json *s = user;
+    json_base64_end(s);
+    return json_record_end(s, JSON_TEXT("\"}"));
+}
+
+static int json_slot_import(void *user, rdbkit_str job, uint64_t ranges) {
+    rdbkit_json *s = user;
+    json_record(s);
+    json_string(s, 0, JSON_TEXT("{\"slot_import\":"), job);
+    json_to(s, num_u64(json_text(json_from(s), JSON_TEXT(",\"ranges\":")), ranges));
+    return json_record_end(s, JSON_TEXT("}"));
+}
+
+static int json_end(void *user, int checksum) {
+    rdbkit_json *s = user;
+    json_record(s);
+    u8 *o = json_text(json_from(s), JSON_TEXT("{\"end\":{\"checksum\":\""));
+    o = json_word(o, checksum ? "verified" : "none");
+    json_to(s, num_u64(json_text(o, JSON_TEXT("\",\"keys\":")), s->keys));
+    s->ended = 1;
+    return json_record_end(s, JSON_TEXT("}}"));
+}
+
+/* ---- keys ---- */
+
+/* Everything up to the value. */
+static int json_key(void *user, const rdbkit_key *key) {
+    /* what a value begins with and ends with, by its shape: json_key_end has the other half */
+    static const char *const begin[] = {"", "[", "[", "[", "{", "{\"entries\":[", "{\"module\":"};
+    _Static_assert(sizeof begin / sizeof begin[0] == RDBKIT_SHAPE_N, "one per shape");
+    rdbkit_json *s = user;
+    s->keys++;
+    s->shape = key->type->shape;
+    s->entry = s->group = s->owner = 0;
+    s->expiry.len = 0;
+    json_record(s);
+    json_string(s, 0, JSON_TEXT("{\"key\":"), key->name);
+    u8 *o = num_u64(json_text(json_from(s), JSON_TEXT(",\"db\":")), key->db);
+    o = json_word(json_text(o, JSON_TEXT(",\"type\":\"")), fmt_shapes[s->shape]);
+    o = json_word(json_text(o, JSON_TEXT("\",\"encoding\":\"")), key->type->name);
+    *o++ = '"';
+    if (key->expire_ms != RDBKIT_NO_EXPIRY)
+        o = num_i64(json_text(o, JSON_TEXT(",\"expire_ms\":")), key->expire_ms);
+    if (key->idle_s != RDBKIT_NO_HINT) o = num_i64(json_text(o, JSON_TEXT(",\"idle_s\":")), key->idle_s);
+    if (key->lfu_freq != RDBKIT_NO_HINT) o = num_i64(json_text(o, JSON_TEXT(",\"lfu_freq\":")), key->lfu_freq);
+    o = json_text(o, JSON_TEXT(",\"value\":"));
+    json_to(s, json_word(o, begin[s->shape]));
+    int st = json_status(s);
+    if (s->shape != RDBKIT_MODULE || st) return st;
+    json_name(s, "", 0, key->module ? key->module : "");
+    json_put(s, JSON_TEXT(",\"raw\":\""));
+    return RDBKIT_TAKE_RAW;
+}
+
+static int json_raw(void *user, const void *data, size_t len) {
+    rdbkit_json *s = user;
+    json_base64(s, data, len);
+    return json_status(s);
+}
+
+static int json_whole(void *user, rdbkit_str value) {
+    rdbkit_json *s = user;
+    json_string(s, 0, "", 0, value);
+    s->some = 1;
+    return json_status(s);
+}
+
+/* AUTO has to see a string whole, and the header says so. */
+static int json_piece(void *user, rdbkit_str piece, uint64_t piece_off, uint64_t total_len) {
+    (void)user, (void)piece, (void)piece_off, (void)total_len;
+    return RDBKIT_ERR_USAGE;
+}
+
+/* A list's item, a set's member. */
+static int json_item(void *user, rdbkit_str item) {
+    rdbkit_json *s = user;
+    json_string(s, s->some, "", 0, item);
+    s->some = 1;
+    return json_status(s);
+}
+
+static int json_scored(void *user, rdbkit_str member, double score) {
+    rdbkit_json *s = user;
+    json_string(s, s->some, JSON_TEXT("["), member);
+    u8 *o = json_from(s);
+    *o++ = ',';
+    o = json_score(o, score);
+    *o++ = ']';
+    json_to(s, o);
+    s->some = 1;
+    return json_status(s);
+}
+
+static int json_field(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    rdbkit_json *s = user;
+    json_string(s, s->some, "", 0, field);
+    json_string(s, 0, JSON_TEXT(":"), value);
+    s->some = 1;
+    if (expire_ms != RDBKIT_NO_EXPIRY) {
+        u64 len = field.len;
+        mem_buf *b = &s->expiry;
+        if (len > SIZE_MAX - 16 || mem_buf_room(&s->mem, b, 16 + field.len)) return RDBKIT_ERR_NOMEM;
+        memcpy(b->data + b->len, &expire_ms, 8), memcpy(b->data + b->len + 8, &len, 8);
+        port_copy(b->data + b->len + 16, field.data, field.len);
+        b->len += 16 + field.len;
+    }
+    return json_status(s);
+}
+
+/* The object after a hash: its fields that expire. */
+static void json_field_expiry(rdbkit_json *s) {
+    json_put(s, JSON_TEXT(",\"field_expire_ms\":{"));
+    size_t comma = 0;
+    for (const u8 *p = s->expiry.data, *end = p + s->expiry.len; p < end; comma = 1) {
+        i64 ms;
+        u64 len;
+        memcpy(&ms, p, 8), memcpy(&len, p + 8, 8);
+        rdbkit_str field = {(const char *)p + 16, (size_t)len};
+        json_string(s, comma, "", 0, field);
+        u8 *o = json_from(s);
+        *o++ = ':';
+        json_to(s, num_i64(o, ms));
+        p += 16 + field.len;
+    }
+    json_put(s, "}", 1);
+}
+
+/* ---- streams ---- */
+
+static void json_entry_end(rdbkit_json *s) {
+    if (s->entry) json_put(s, "]}", 2);
+    s->entry = 0;
+}
+
+static void json_owner_end(rdbkit_json *s) {
+    if (s->owner) json_put(s, "]}", 2);
+    s->owner = 0;
+}
+
+static void json_group_end(rdbkit_json *s) {
+    json_owner_end(s);
+    if (s->group) json_put(s, "]}", 2);
+    s->group = 0;
+}
+
+static int json_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
+    rdbkit_json *s = user;
+    (void)fields;
+    json_entry_end(s);
+    u8 *o = json_from(s);
+    *o = ',', o += s->some;
+    o = json_id(json_text(o, JSON_TEXT("{\"id\":")), id);
+    json_to(s, json_text(o, JSON_TEXT(",\"fields\":[")));
+    s->some = 1, s->entry = 1;
+    s->fields = 0;
+    return json_status(s);
+}
+
+static int json_pair(void *user, rdbkit_str field, rdbkit_str value) {
+    rdbkit_json *s = user;
+    json_string(s, s->fields, JSON_TEXT("["), field);
+    json_string(s, 0, JSON_TEXT(","), value);
+    json_put(s, "]", 1);
+    s->fields = 1;
+    return json_status(s);
+}
+
+static int json_info(void *user, const rdbkit_stream_info *info) {
+    rdbkit_json *s = user;
+    json_entry_end(s);
+    u8 *o = num_u64(json_text(json_from(s), JSON_TEXT("],\"length\":")), info->length);
+    o = json_id(json_text(o, JSON_TEXT(",\"last_id\":")), info->last_id);
+    o = json_id(json_text(o, JSON_TEXT(",\"first_id\":")), info->first_id);
+    o = json_id(json_text(o, JSON_TEXT(",\"max_deleted\":")), info->max_deleted);
+    o = num_u64(json_text(o, JSON_TEXT(",\"entries_added\":")), info->entries_added);
+    json_to(s, json_text(o, JSON_TEXT(",\"groups\":[")));
+    s->some = 0;
+    return json_status(s);
+}
+
+static int json_group(void *user, const rdbkit_stream_group *group) {
+    rdbkit_json *s = user;
+    json_group_end(s);
+    json_string(s, s->some, JSON_TEXT("{\"name\":"), group->name);
+    u8 *o = json_id(json_text(json_from(s), JSON_TEXT(",\"last_id\":")), group->last_id);
+    o = json_text(o, JSON_TEXT(",\"entries_read\":"));
+    if (group->entries_read == RDBKIT_ENTRIES_READ_UNKNOWN)
+        o = json_text(o, JSON_TEXT("null"));
+    else
+        o = num_i64(o, group->entries_read);
+    o = num_u64(json_text(o, JSON_TEXT(",\"pending_n\":")), group->pending);
+    json_to(s, json_text(o, JSON_TEXT(",\"consumers\":[")));
+    s->some = 1, s->group = 1;
+    s->consumers = 0;
+    return json_status(s);
+}
+
+static int json_consumer(void *user, const rdbkit_stream_consumer *consumer) {
+    rdbkit_json *s = user;
+    json_owner_end(s);
+    json_string(s, s->consumers, JSON_TEXT("{\"name\":"), consumer->name);
+    u8 *o = num_i64(json_text(json_from(s), JSON_TEXT(",\"seen_ms\":")), consumer->seen_ms);
+    o = num_i64(json_text(o, JSON_TEXT(",\"active_ms\":")), consumer->active_ms);
+    json_to(s, json_text(o, JSON_TEXT(",\"pending\":[")));
+    s->consumers = 1, s->owner = 1;
+    s->claims = 0;
+    return json_status(s);
+}
+
+static int json_pending(void *user, const rdbkit_stream_pending *p) {
+    rdbkit_json *s = user;
+    u8 *o = json_from(s);
+    *o = ',', o += s->claims;
+    *o++ = '[';
+    o = json_id(o, p->id);
+    *o++ = ',';
+    o = num_i64(o, p->delivery_ms);
+    *o++ = ',';
+    o = num_u64(o, p->delivery_count);
+    *o++ = ']';
+    json_to(s, o);
+    s->claims = 1;
+    return json_status(s);
+}
+
+static int json_key_end(void *user) {
+    rdbkit_json *s = user;
+    switch (s->shape) {
+    case RDBKIT_STRING:
+    case RDBKIT_SHAPE_N:
+        if (!s->some) json_put(s, JSON_TEXT("null")); /* who stands between left the value out */
+        return json_record_end(s, JSON_TEXT("}"));
+    case RDBKIT_LIST:
+    case RDBKIT_SET:
+    case RDBKIT_ZSET: return json_record_end(s, JSON_TEXT("]}"));
+    case RDBKIT_HASH:
+        json_put(s, "}", 1);
+        if (s->expiry.len) json_field_expiry(s);
+        return json_record_end(s, JSON_TEXT("}"));
+    case RDBKIT_STREAM: /* the entries, if there is no more, or the groups */
+        json_entry_end(s);
+        json_group_end(s);
+        return json_record_end(s, JSON_TEXT("]}}"));
+    case RDBKIT_MODULE: break;
+    }
+    json_base64_end(s);
+    return json_record_end(s, JSON_TEXT("\"}}"));
+}
+
+/* ---- the handle ---- */
+
+static void json_free(rdbkit_json *s) {
+    if (!s) return;
+    rdbkit_allocator mem = s->mem;
+    mem_buf_free(&mem, &s->expiry);
+    out_free(&s->out);
+    mem.free(mem.ctx, s, sizeof *s);
+}
+
+static rdbkit_json *json_new(const rdbkit_json_options *options, rdbkit_write_fn write_fn, void *ctx) {
+    rdbkit_allocator mem = mem_or_std(options->allocator);
+    rdbkit_json *s = mem_new(&mem, sizeof *s);
+    if (!s) return NULL;
+    s->mem = mem;
+    s->opt = *options;
+    rdbkit_visitor v = {0};
+    v.user = s;
+    v.header = json_header, v.aux = json_aux, v.function = json_function, v.end = json_end;
+    v.module_aux = json_module_aux, v.module_aux_end = json_module_aux_end, v.slot_import = json_slot_import;
+    v.key = json_key, v.raw = json_raw, v.string = json_whole, v.string_piece = json_piece;
+    v.list_item = json_item, v.set_member = json_item, v.zset_member = json_scored, v.hash_field = json_field;
+    v.stream_entry = json_entry, v.stream_field = json_pair, v.stream_info = json_info;
+    v.stream_group = json_group, v.stream_consumer = json_consumer, v.stream_pending = json_pending;
+    v.key_end = json_key_end;
+    s->visitor = v;
+    if (!out_init(&s->out, &mem, write_fn, ctx)) return s;
+    json_free(s);
+    return NULL;
+}
+
+static int json_finish(rdbkit_json *s) {
+    if (s->ended && !s->closed && !s->opt.lines) json_put(s, JSON_TEXT("\n]\n"));
+    s->closed = 1;
+    out_flush(&s->out);
+    return json_status(s);
+}
+
+/* ==== [26] rep_ : check: what occurs twice ====
  *
  * A server dies of a key that stands twice in a file, and of a field or member that stands twice in a value. To
  * see that in a file of any size in little memory, each key leaves a record of 16 bytes: 64 bits of its hash,
@@ -4895,7 +6961,7 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     return NULL;
 }
 
-/* ==== [24] api : the public functions not defined in a room above ====
+/* ==== [27] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -5009,8 +7075,8 @@ int rdbkit_reader_finish(rdbkit_reader *r) {
 }
 
 int rdbkit_reader_pull(rdbkit_reader *r, rdbkit_input *in) {
-    const u8 *data;
-    size_t len;
+    const u8 *data = NULL;
+    size_t len = 0;
     int st;
     while ((st = in_next(in, &data, &len)) == RDBKIT_OK) {
         u64 fed = r->base_off + r->carry.len + len;
@@ -5048,6 +7114,33 @@ const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r) {
     return &r->error;
 }
 
+void rdbkit_writer_options_init(rdbkit_writer_options *options) {
+    memset(options, 0, sizeof *options);
+    options->target = fmt_target_find("valkey-8");
+}
+
+rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_write_fn write_fn, void *ctx) {
+    rdbkit_writer_options standard;
+    rdbkit_writer_options_init(&standard);
+    return write_fn ? wr_new(options ? options : &standard, write_fn, ctx) : NULL;
+}
+
+void rdbkit_writer_free(rdbkit_writer *w) {
+    wr_free(w);
+}
+
+const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w) {
+    return &w->visitor;
+}
+
+const rdbkit_loss *rdbkit_writer_loss(const rdbkit_writer *w, size_t index) {
+    return loss_at(&w->v.l, index);
+}
+
+int rdbkit_writer_errno(const rdbkit_writer *w) {
+    return w->out.sys_errno;
+}
+
 void rdbkit_resp_options_init(rdbkit_resp_options *options) {
     memset(options, 0, sizeof *options);
     options->target = fmt_target_find("valkey-8");
@@ -5075,10 +7168,39 @@ int rdbkit_resp_finish(rdbkit_resp *s) {
 }
 
 const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index) {
-    return loss_at(&s->loss, index);
+    return loss_at(&s->v.l, index);
 }
 
 int rdbkit_resp_errno(const rdbkit_resp *s) {
+    return s->out.sys_errno;
+}
+
+void rdbkit_json_options_init(rdbkit_json_options *options) {
+    memset(options, 0, sizeof *options);
+    options->encoding = RDBKIT_JSON_AUTO;
+}
+
+rdbkit_json *rdbkit_json_new(const rdbkit_json_options *options, rdbkit_write_fn write_fn, void *ctx) {
+    rdbkit_json_options standard;
+    rdbkit_json_options_init(&standard);
+    if (!options) options = &standard;
+    if (!write_fn || (unsigned)options->encoding >= RDBKIT_JSON_ENCODING_N) return NULL;
+    return json_new(options, write_fn, ctx);
+}
+
+void rdbkit_json_free(rdbkit_json *s) {
+    json_free(s);
+}
+
+const rdbkit_visitor *rdbkit_json_visitor(rdbkit_json *s) {
+    return &s->visitor;
+}
+
+int rdbkit_json_finish(rdbkit_json *s) {
+    return json_finish(s);
+}
+
+int rdbkit_json_errno(const rdbkit_json *s) {
     return s->out.sys_errno;
 }
 
@@ -5102,7 +7224,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-/* ==== [25] cli_ : command line: options, messages, output, input ====
+/* ==== [28] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -5161,10 +7283,15 @@ enum cli_verb_bit {
     CLI_V_INFO = 1 << 2,
     CLI_V_KEYS = 1 << 3,
     CLI_V_HELP = 1 << 4,
-    CLI_V_READ = CLI_V_TO_RESP | CLI_V_CHECK | CLI_V_INFO | CLI_V_KEYS,
+    CLI_V_CONVERT = 1 << 5,
+    CLI_V_FILTER_FILE = 1 << 6,
+    CLI_V_TO_JSON = 1 << 7,
+    CLI_V_WRITE = CLI_V_CONVERT | CLI_V_FILTER_FILE,
+    CLI_V_READ = CLI_V_TO_RESP | CLI_V_CHECK | CLI_V_INFO | CLI_V_KEYS | CLI_V_WRITE | CLI_V_TO_JSON,
     CLI_V_ALL = CLI_V_READ | CLI_V_HELP,
     CLI_V_FILTER = CLI_V_READ,
-    CLI_V_CHANGE = CLI_V_TO_RESP | CLI_V_KEYS | CLI_V_INFO
+    CLI_V_CHANGE = CLI_V_TO_RESP | CLI_V_KEYS | CLI_V_INFO | CLI_V_WRITE | CLI_V_TO_JSON,
+    CLI_V_LOSS = CLI_V_TO_RESP | CLI_V_WRITE
 };
 
 enum cli_kind {
@@ -5182,11 +7309,23 @@ enum cli_kind {
       "write to FILE, which appears when it is complete; - is standard output", "-o out.txt") \
     X(FORCE,         "force",           0,   NULL,     CLI_V_READ,    CLI_FLAG, \
       "replace an output file that exists", "--force -o out.txt") \
-    X(TO,            "to",              0,   "TARGET", CLI_V_TO_RESP, CLI_TARGET, \
-      "the server that will take the commands: redis-4.0 to valkey-9, redis-7, rdb-11; default valkey-8", \
+    X(TO,            "to",              0,   "TARGET", CLI_V_TO_RESP | CLI_V_CONVERT, CLI_TARGET, \
+      "the server that the output is for: redis-4.0 to valkey-9, redis-7, rdb-11; default valkey-8", \
       "--to redis-6.2") \
+    X(REENCODE,      "reencode",        0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
+      "decode and encode every value anew, as the target would; by default those that it loads as they are go " \
+      "through unchanged", "--reencode") \
+    X(NO_COMPRESS,   "no-compress",     0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
+      "do not compress what is encoded anew", "--no-compress --reencode") \
+    X(DROP_MODULES,  "drop-modules",    0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
+      "leave module values and module data out", "--drop-modules") \
+    X(DROP_FUNCTIONS, "drop-functions", 0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
+      "leave function libraries out", "--drop-functions") \
     X(BATCH,         "batch",           0,   "N",      CLI_V_TO_RESP, CLI_NUMBER, \
       "elements in one command, 1 to 100000; default 64", "--batch 1000") \
+    X(RESTORE,       "restore",         0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
+      "send each value whole, as RESTORE with a payload for the target: exact to the last pending entry, and faster to " \
+      "load", "--restore --to redis-7.2") \
     X(DEL_FIRST,     "del-first",       0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
       "send DEL before each key", "--del-first") \
     X(REPLACE,       "replace",         0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
@@ -5195,9 +7334,9 @@ enum cli_kind {
       "send no SELECT: all keys go to the database of the connection", "--single-db") \
     X(NO_FUNCTIONS,  "no-functions",    0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
       "leave function libraries out", "--no-functions") \
-    X(ALLOW_LOSS,    "allow-loss",      0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
-      "go on where the target cannot hold the data, and list what was lost", "--to redis-4.0 --allow-loss") \
-    X(LOSS_REPORT,   "loss-report",     0,   "FILE",   CLI_V_TO_RESP, CLI_TEXT, \
+    X(ALLOW_LOSS,    "allow-loss",      0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
+      "go on where the target cannot hold the data, and list what was lost", "--allow-loss") \
+    X(LOSS_REPORT,   "loss-report",     0,   "FILE",   CLI_V_LOSS,    CLI_TEXT, \
       "write what is lost to FILE, a JSON object a line", "--loss-report lost.jsonl") \
     X(KEY,           "key",             'k', "GLOB",   CLI_V_FILTER,  CLI_TEXT, \
       "only keys whose name matches GLOB as KEYS has it; given again: any of them", "-k 'user:*'") \
@@ -5241,6 +7380,11 @@ enum cli_kind {
       "keys no longer expire (fields of hashes still do)", "--strip-ttl") \
     X(TTL_SHIFT,     "ttl-shift",       0,   "SECONDS", CLI_V_CHANGE, CLI_TEXT, \
       "keys expire so much later, or earlier if negative", "--ttl-shift -3600") \
+    X(LINES,         "lines",           0,   NULL,     CLI_V_TO_JSON, CLI_FLAG, \
+      "one JSON object a line, without an array around them", "--lines") \
+    X(ENCODING,      "encoding",        0,   "NAME",   CLI_V_TO_JSON, CLI_TEXT, \
+      "bytes as JSON strings: auto (UTF-8, else base64 with a mark), utf8 (loses what is not UTF-8), base64 (all of " \
+      "them), latin1 (a code point a byte); default auto", "--encoding base64") \
     X(FORMAT,        "format",          0,   "FMT",    CLI_V_KEYS,    CLI_TEXT, \
       "what a line holds: %d database, %k key, %t type, %e expiry (unix ms, -1 none), %s bytes of the value " \
       "in the file, %n elements (bytes of a string, entries of a stream, -1 for a module), %c encoding, " \
@@ -5289,6 +7433,7 @@ struct cli_options {
     /* Options with a value, in the order given; text has the last of each. In its own memory. */
     struct cli_given *given;
     size_t given_n;
+    char *made_name; /* of an output that nobody named */
     const char *text[CLI_O_N];
     unsigned number[CLI_O_N];
     char **inputs; /* argv, moved together */
@@ -5913,7 +8058,7 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [26] verb_ : command line: the verbs ====
+/* ==== [29] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
 
@@ -6855,6 +9000,19 @@ static int verb_spill_read(void *ctx, uint64_t offset, void *data, size_t len) {
     return 0;
 }
 
+static int verb_spill_reset(void *ctx) {
+    struct verb_spill *s = ctx;
+    if (s->fd < 0 || (ftruncate(s->fd, 0) == 0 && lseek(s->fd, 0, SEEK_SET) == 0)) return 0;
+    return verb_spill_fail(s, -1);
+}
+
+/* Say that the temporary file is why the work failed. */
+static int verb_spill_failed(struct cli *c, const struct verb_spill *s) {
+    int code = cli_fail_errno(c, "temporary file", s->sys_errno);
+    cli_hint(c, "TMPDIR names the directory for temporary files");
+    return code;
+}
+
 /* Something that was found twice, and what its records say when they are read again. */
 struct verb_dup {
     rdbkit_duplicate at;
@@ -6986,7 +9144,7 @@ static int verb_check_judge(struct cli *c, struct cli_source *src, rdbkit_check 
 
 static int verb_check(struct cli *c, struct cli_source *src) {
     struct verb_spill file = {-1, 0};
-    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
     struct cli_pass pass;
     rdbkit_reader_options options;
     rdbkit_check *check = rdbkit_check_new(NULL, &spill);
@@ -6995,10 +9153,7 @@ static int verb_check(struct cli *c, struct cli_source *src) {
     options.deep = 1;
     (void)cli_read(src, &options, rdbkit_check_visitor(check), &pass);
     int code = file.sys_errno ? 0 : verb_check_judge(c, src, check, &pass);
-    if (file.sys_errno) { /* now, or while the check was finished */
-        code = cli_fail_errno(c, "temporary file", file.sys_errno);
-        cli_hint(c, "TMPDIR names the directory for temporary files");
-    }
+    if (file.sys_errno) code = verb_spill_failed(c, &file); /* now, or while the check was finished */
     rdbkit_check_free(check);
     if (file.fd >= 0) (void)close(file.fd);
     return code;
@@ -7038,26 +9193,39 @@ static void verb_loss_line(struct cli *c, const char *name, const rdbkit_loss *l
     cli_out_flush(err);
 }
 
+/* A sink, whatever it makes. */
+struct verb_sink {
+    const char *target;
+    const rdbkit_visitor *visitor;
+    const rdbkit_loss *(*loss)(const void *it, size_t index);
+    void *it;
+    size_t piece_len;
+};
+
+static const rdbkit_loss *verb_resp_loss(const void *it, size_t index) { return rdbkit_resp_loss(it, index); }
+
+static const rdbkit_loss *verb_writer_loss(const void *it, size_t index) { return rdbkit_writer_loss(it, index); }
+
 /* How many kinds of loss there are, without the notes. */
-static size_t verb_loss_count(const rdbkit_resp *s) {
+static size_t verb_loss_count(const struct verb_sink *s) {
     size_t losses = 0;
     const rdbkit_loss *loss;
-    for (size_t i = 0; (loss = rdbkit_resp_loss(s, i)) != NULL; i++) losses += !loss->is_note;
+    for (size_t i = 0; (loss = s->loss(s->it, i)) != NULL; i++) losses += !loss->is_note;
     return losses;
 }
 
 /* List losses and notes on standard error: warnings, but for the losses of a refused conversion. */
-static void verb_loss_list(struct cli *c, const char *name, const rdbkit_resp *s, int refused) {
+static void verb_loss_list(struct cli *c, const char *name, const struct verb_sink *s, int refused) {
     const rdbkit_loss *loss;
-    for (size_t i = 0; (loss = rdbkit_resp_loss(s, i)) != NULL; i++) {
+    for (size_t i = 0; (loss = s->loss(s->it, i)) != NULL; i++) {
         int warn = loss->is_note || !refused;
         if (!warn || !cli_has(c, CLI_O_QUIET)) verb_loss_line(c, name, loss, warn);
     }
 }
 
-static void verb_loss_report(struct cli_out *out, const rdbkit_resp *s) {
+static void verb_loss_report(struct cli_out *out, const struct verb_sink *s) {
     const rdbkit_loss *loss;
-    for (size_t i = 0; (loss = rdbkit_resp_loss(s, i)) != NULL; i++) {
+    for (size_t i = 0; (loss = s->loss(s->it, i)) != NULL; i++) {
         cli_printf(out, "{\"kind\":\"%s\",\"note\":%s,\"text\":", loss->name,
                    loss->is_note ? "true" : "false");
         cli_put_json(out, cli_str(loss->text));
@@ -7072,10 +9240,9 @@ static void verb_loss_report(struct cli_out *out, const rdbkit_resp *s) {
 }
 
 /* Say that data would be lost. begun: some output was written already. */
-static int verb_resp_refuse(struct cli *c, const struct cli_source *src, const rdbkit_resp *s,
-                           const char *target, int begun) {
-    cli_say(c, src->name, "%s cannot hold all of the data; %s", target,
-            begun ? "the output ends before the first key that would lose some" : "nothing was written");
+static int verb_refuse(struct cli *c, const struct cli_source *src, const struct verb_sink *s, int begun) {
+    cli_say(c, src->name, "%s cannot hold all of the data; %s", s->target,
+            begun ? "the output ends at the first loss" : "nothing was written");
     verb_loss_list(c, src->name, s, 1);
     cli_hint(c, "--allow-loss keeps what can be kept and leaves the rest out; --to names another target");
     verb_loss_report(&c->report, s);
@@ -7083,12 +9250,30 @@ static int verb_resp_refuse(struct cli *c, const struct cli_source *src, const r
 }
 
 /* One pass of the file through a sink. */
-static int verb_resp_pass(struct cli *c, struct cli_source *src, rdbkit_resp *s, int dry,
-                         struct cli_pass *pass) {
+static int verb_pass(struct cli *c, struct cli_source *src, const struct verb_sink *s, int dry,
+                     struct cli_pass *pass) {
     rdbkit_reader_options options;
     cli_reader_options(c, &options);
+    options.piece_len = s->piece_len;
     if (dry) options.ignore_checksum = 1;
-    return cli_read(src, &options, rdbkit_resp_visitor(s), pass);
+    return cli_read(src, &options, s->visitor, pass);
+}
+
+/* After the pass that wrote: losses, and the exit code. refuse: a loss is not allowed, and the output can be taken
+ * back. */
+static int verb_judge(struct cli *c, struct cli_source *src, const struct verb_sink *s, int status, int refuse,
+                      const struct cli_pass *pass) {
+    if (!c->out.sys_errno &&
+        (status == RDBKIT_ERR_LOSS || (refuse && status == RDBKIT_DONE && verb_loss_count(s))))
+        return verb_refuse(c, src, s, !c->out.path);
+    verb_loss_list(c, src->name, s, 0);
+    verb_loss_report(&c->report, s);
+    return cli_judge_pass(c, src, status, pass);
+}
+
+static struct verb_sink verb_resp_sink(const rdbkit_resp_options *options, rdbkit_resp *s) {
+    const size_t piece_len = options->restore ? 0 : CLI_BLOCK_LEN;
+    return (struct verb_sink){options->target->name, rdbkit_resp_visitor(s), verb_resp_loss, s, piece_len};
 }
 
 /* The look ahead, before the first byte of output: would it lose anything? Damage is left to the real pass,
@@ -7099,11 +9284,11 @@ static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_re
     dry.dry_run = 1;
     rdbkit_resp *s = rdbkit_resp_new(&dry, cli_out_write, &c->out);
     if (!s) return cli_fail_errno(c, NULL, ENOMEM);
-    int code = CLI_OK, status = verb_resp_pass(c, src, s, 1, &pass);
+    const struct verb_sink sink = verb_resp_sink(&dry, s);
+    int code = CLI_OK, status = verb_pass(c, src, &sink, 1, &pass);
     if (pass.tail == CLI_TAIL_AOF) code = cli_judge_tail(c, src, &pass);
     else if (status == RDBKIT_ERR_IO) code = cli_fail(c, src->name, &pass.error);
-    else if (!options->allow_loss && verb_loss_count(s))
-        code = verb_resp_refuse(c, src, s, options->target->name, 0);
+    else if (!options->allow_loss && verb_loss_count(&sink)) code = verb_refuse(c, src, &sink, 0);
     rdbkit_resp_free(s);
     if (code == CLI_OK && !cli_source_rewind(src)) code = cli_fail_errno(c, src->name, errno);
     return code;
@@ -7114,23 +9299,22 @@ static int verb_resp_run(struct cli *c, struct cli_source *src, const rdbkit_res
     struct cli_pass pass;
     rdbkit_resp *s = rdbkit_resp_new(options, cli_out_write, &c->out);
     if (!s) return cli_fail_errno(c, NULL, ENOMEM);
-    int code, status = verb_resp_pass(c, src, s, 0, &pass);
+    const struct verb_sink sink = verb_resp_sink(options, s);
+    int status = verb_pass(c, src, &sink, 0, &pass);
     (void)rdbkit_resp_finish(s); /* an error is in c->out */
-    if (!c->out.sys_errno &&
-        (status == RDBKIT_ERR_LOSS || (refuse && status == RDBKIT_DONE && verb_loss_count(s)))) {
-        code = verb_resp_refuse(c, src, s, options->target->name, !c->out.path);
-    } else {
-        verb_loss_list(c, src->name, s, 0);
-        verb_loss_report(&c->report, s);
-        code = cli_judge_pass(c, src, status, &pass);
-    }
+    const struct verb_spill *file = options->spill->ctx;
+    int code = file->sys_errno ? verb_spill_failed(c, file) : verb_judge(c, src, &sink, status, refuse, &pass);
     rdbkit_resp_free(s);
     return code;
 }
 
 static int verb_to_resp(struct cli *c, struct cli_source *src) {
+    struct verb_spill spill_file = {-1, 0};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &spill_file, verb_spill_reset};
     rdbkit_resp_options options;
     rdbkit_resp_options_init(&options);
+    options.spill = &spill;
+    options.restore = cli_has(c, CLI_O_RESTORE);
     if (cli_has(c, CLI_O_TO)) options.target = rdbkit_target_find(c->o.text[CLI_O_TO]);
     if (cli_has(c, CLI_O_BATCH)) options.batch = c->o.number[CLI_O_BATCH];
     options.del_first = cli_has(c, CLI_O_DEL_FIRST);
@@ -7146,10 +9330,77 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
         (verb_resp_odd_end(src) || (!options.allow_loss && verb_resp_loss_possible(src, options.target)));
     int code = scan ? verb_resp_scan(c, src, &options) : CLI_OK;
     if (file) options.allow_loss = 1;
-    return code ? code : verb_resp_run(c, src, &options, refuse);
+    if (!code) code = verb_resp_run(c, src, &options, refuse);
+    if (spill_file.fd >= 0) (void)close(spill_file.fd);
+    return code;
 }
 
-/* ==== [27] main_ : command line: help, parsing, main ====
+/* ---- convert and filter ------------------------------------------------------------------------------- */
+
+/* What both make: an RDB file, for a target or as the input was. */
+static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target *target) {
+    struct verb_spill file = {-1, 0};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
+    struct cli_pass pass;
+    rdbkit_writer_options options;
+    rdbkit_writer_options_init(&options);
+    options.target = target;
+    options.spill = &spill;
+    options.no_compress = cli_has(c, CLI_O_NO_COMPRESS);
+    options.reencode = cli_has(c, CLI_O_REENCODE);
+    options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
+    options.drop_functions = cli_has(c, CLI_O_DROP_FUNCTIONS);
+    options.same_keys = !c->filter && !options.drop_modules;
+    /* Output into a file can be taken back at the end, so that every loss is listed. */
+    const int allowed = cli_has(c, CLI_O_ALLOW_LOSS), file_out = c->out.path != NULL;
+    options.allow_loss = allowed || file_out;
+    rdbkit_writer *w = rdbkit_writer_new(&options, cli_out_write, &c->out);
+    if (!w) return cli_fail_errno(c, NULL, ENOMEM);
+    const struct verb_sink sink = {target ? target->name : "the output", rdbkit_writer_visitor(w), verb_writer_loss, w,
+                                   0};
+    int status = verb_pass(c, src, &sink, 0, &pass), code;
+    if (file.sys_errno) code = verb_spill_failed(c, &file);
+    else code = verb_judge(c, src, &sink, status, file_out && !allowed, &pass);
+    rdbkit_writer_free(w);
+    if (file.fd >= 0) (void)close(file.fd);
+    return code;
+}
+
+static int verb_convert(struct cli *c, struct cli_source *src) {
+    const char *to = cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
+    return verb_write(c, src, rdbkit_target_find(to));
+}
+
+static int verb_filter_file(struct cli *c, struct cli_source *src) { return verb_write(c, src, NULL); }
+
+/* ---- to-json ------------------------------------------------------------------------------------------ */
+
+static int verb_to_json(struct cli *c, struct cli_source *src) {
+    static const char *const names[] = {"auto", "utf8", "base64", "latin1"};
+    const char *name = cli_has(c, CLI_O_ENCODING) ? c->o.text[CLI_O_ENCODING] : names[0];
+    rdbkit_json_options options;
+    rdbkit_reader_options reading;
+    struct cli_pass pass;
+    unsigned i = 0;
+    rdbkit_json_options_init(&options);
+    while (i < RDBKIT_JSON_ENCODING_N && strcmp(names[i], name) != 0) i++;
+    if (i == RDBKIT_JSON_ENCODING_N) {
+        cli_say(c, NULL, "--encoding: %.200s: auto, utf8, base64 or latin1 wanted", name);
+        return CLI_USAGE;
+    }
+    options.encoding = (rdbkit_json_encoding)i;
+    options.lines = cli_has(c, CLI_O_LINES);
+    rdbkit_json *json = rdbkit_json_new(&options, cli_out_write, &c->out);
+    if (!json) return cli_fail_errno(c, NULL, ENOMEM);
+    cli_reader_options(c, &reading);
+    reading.piece_len = 0;
+    int status = cli_read(src, &reading, rdbkit_json_visitor(json), &pass);
+    (void)rdbkit_json_finish(json); /* an error is in c->out */
+    rdbkit_json_free(json);
+    return cli_judge_pass(c, src, status, &pass);
+}
+
+/* ==== [30] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 
@@ -7167,12 +9418,24 @@ struct main_verb {
 };
 
 static const struct main_verb cli_verbs[] = {
+    {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB file that the target loads",
+     "Makes an RDB file for another server, older or newer. What the target loads as it is goes through unchanged, the\n"
+     "rest is encoded as that server would. Without -o the file is in the current folder and named after input and\n"
+     "target. What the target cannot hold is never dropped silently: without --allow-loss the work is refused.",
+     "rdbkit convert --to redis-4.0 dump.rdb"},
     {"to-resp", CLI_V_TO_RESP, verb_to_resp, 1, "FILE", "commands for redis-cli --pipe",
      "Turns an RDB file into commands of the Redis protocol, as fast as a server takes them. What the target "
      "cannot\n"
      "hold is never dropped silently: without --allow-loss the work is refused, and what would be lost is "
      "listed.",
      "rdbkit to-resp --to valkey-8 dump.rdb | redis-cli --pipe"},
+    {"to-json", CLI_V_TO_JSON, verb_to_json, 1, "FILE", "lossless JSON",
+     "Prints everything that the file holds as JSON: an array of records, one for each key, that can be read back to the\n"
+     "last byte. docs/json.md has the format.",
+     "rdbkit to-json --lines dump.rdb | jq -r .key"},
+    {"filter", CLI_V_FILTER_FILE, verb_filter_file, 1, "FILE", "an RDB file of the same version, with chosen keys",
+     "Copies the keys that the options choose, in the version and form of the input. Needs -o.",
+     "rdbkit filter -k 'user:*' -o users.rdb dump.rdb"},
     {"check", CLI_V_CHECK, verb_check, 0, "FILE...", "tell sound files from damaged ones",
      "Reads the whole file and every value in it: structure, checksum, each encoding in depth, duplicate "
      "keys and\n"
@@ -7435,9 +9698,31 @@ static int main_answer(struct cli *c, const struct main_verb *verb) {
     return cli_out_close(c, &c->out, 1);
 }
 
-static int main_outputs_open(struct cli *c) {
-    const char *report = c->o.text[CLI_O_LOSS_REPORT];
-    int code = cli_out_open(c, &c->out, cli_temp_name[0], c->o.text[CLI_O_OUTPUT]);
+/* Where the output of convert goes if nobody says: the current folder, named after input and target. */
+static const char *main_convert_name(struct cli *c) {
+    const char *in = c->o.inputs[0], *slash = strrchr(in, '/');
+    const char *to = cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
+    static const char *const ends[] = {".gz", ".rdb"};
+    if (strcmp(in, "-") == 0) in = "dump";
+    else if (slash) in = slash + 1;
+    size_t len = strlen(in), size = len + strlen(to) + 6;
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const size_t n = strlen(ends[i]);
+        if (len > n && strncmp(in + len - n, ends[i], n) == 0) len -= n;
+    }
+    c->o.made_name = malloc(size);
+    if (c->o.made_name) (void)snprintf(c->o.made_name, size, "%.*s.%s.rdb", (int)len, in, to);
+    return c->o.made_name;
+}
+
+static int main_outputs_open(struct cli *c, const struct main_verb *verb) {
+    const char *report = c->o.text[CLI_O_LOSS_REPORT], *output = c->o.text[CLI_O_OUTPUT];
+    if (!output && verb->bit == CLI_V_CONVERT && !(output = main_convert_name(c))) return cli_fail_errno(c, NULL, ENOMEM);
+    if (!output && verb->bit == CLI_V_FILTER_FILE) {
+        cli_say(c, NULL, "filter needs -o FILE; -o - is standard output");
+        return CLI_USAGE;
+    }
+    int code = cli_out_open(c, &c->out, cli_temp_name[0], output);
     if (code || !report) return code;
     if (strcmp(report, "-") == 0) {
         cli_say(c, NULL, "--loss-report needs the name of a file: standard output is for data");
@@ -7449,7 +9734,7 @@ static int main_outputs_open(struct cli *c) {
 /* Run a verb on each input. The exit code is the highest of all. */
 static int main_run(struct cli *c, const struct main_verb *verb) {
     int worst = verb_filter(c, &c->filter);
-    if (worst == CLI_OK) worst = main_outputs_open(c);
+    if (worst == CLI_OK) worst = main_outputs_open(c, verb);
     const int opened = worst == CLI_OK;
     for (int i = 0; opened && i < c->o.inputs_n && !c->out.sys_errno; i++) {
         struct cli_source src;
@@ -7512,6 +9797,7 @@ int main(int argc, char **argv) {
     c.err.fd = STDERR_FILENO;
     int code = main_main(&c, argc, argv);
     free(c.o.given);
+    free(c.o.made_name);
     rdbkit_filter_free(c.filter);
     cli_out_flush(&c.err);
     return code;

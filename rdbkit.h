@@ -67,6 +67,10 @@ typedef enum rdbkit_status {
     RDBKIT_DONE = 2,     /* the input is complete */
     RDBKIT_SKIP_KEY = 3, /* answer of visitor.key: no events for this value, as cheaply as can be */
     RDBKIT_TAKE_RAW = 4, /* answer of visitor.key or .module_aux: give the value as visitor.raw bytes */
+    /* The same for visitor.key, with listpack back-lengths as a server reads them: wide is Redis, and Valkey up to
+     * 9.0, narrow is Valkey 9.1. They differ for entries of 16383, 2097151 and 268435455 bytes alone. */
+    RDBKIT_TAKE_RAW_WIDE = 5,
+    RDBKIT_TAKE_RAW_NARROW = 6,
 
     RDBKIT_ERR_NOMEM = -1,       /* out of memory */
     RDBKIT_ERR_IO = -2,          /* a read or write function failed; error.sys_errno says why */
@@ -256,6 +260,7 @@ typedef struct rdbkit_stream_pending {
 } rdbkit_stream_pending;
 
 typedef struct rdbkit_module_aux {
+    uint64_t id;          /* as it stands in the file: name and encoding version in one */
     char module[10];      /* name of the module's type, terminated */
     int encoding_version; /* 0..1023 */
     int when;             /* 1 before the keys, 2 after them */
@@ -398,6 +403,7 @@ RDBKIT_API const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r);
 typedef enum rdbkit_loss_kind {
     RDBKIT_LOSS_STREAM,          /* the key is left out: the target has no streams */
     RDBKIT_LOSS_STREAM_COUNTERS, /* entries-added, max-deleted or entries-read that cannot be rebuilt */
+    RDBKIT_LOSS_ACTIVE_TIME,     /* of consumers; files below RDB 11 have the time they were seen alone */
     RDBKIT_LOSS_FIELD_EXPIRY,    /* hash fields are kept, and live for ever */
     RDBKIT_LOSS_FUNCTION,        /* the library is left out */
     RDBKIT_LOSS_MODULE,          /* the key is left out */
@@ -423,10 +429,57 @@ typedef struct rdbkit_loss {
     char key[64];
 } rdbkit_loss;
 
-/* ---- Commands out ------------------------------------------------------------------------------------- */
+/* ---- Output ------------------------------------------------------------------------------------------- */
 
 /* Take len bytes. Returns 0, or a negative errno, which ends the work with RDBKIT_ERR_IO. */
 typedef int (*rdbkit_write_fn)(void *ctx, const void *data, size_t len);
+
+/* Room on disk for what may grow large: 16 bytes for each key of a check, a large collection that is encoded anew.
+ * write appends; read gives back len bytes from offset; reset forgets everything (may be NULL: then it only
+ * grows). All return 0 or a negative errno. */
+typedef struct rdbkit_spill {
+    int (*write)(void *ctx, const void *data, size_t len);
+    int (*read)(void *ctx, uint64_t offset, void *data, size_t len);
+    void *ctx;
+    int (*reset)(void *ctx);
+} rdbkit_spill;
+
+/* ---- RDB out ------------------------------------------------------------------------------------------ */
+
+/* A sink that writes an RDB file: of the events of a reader, or of a program that calls the visitor's functions
+ * itself to make one from nothing, in the order of the grammar above (header is not needed). In a key for that
+ * purpose type says the shape, and for a hash whose fields expire has to be one that can hold that; raw_name.len
+ * and offsets are 0, no expiry and no hint are RDBKIT_NO_EXPIRY and RDBKIT_NO_HINT. */
+typedef struct rdbkit_writer rdbkit_writer;
+
+typedef struct rdbkit_writer_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    const rdbkit_target *target; /* the server that will load it. NULL: as the input, version and magic. Default: valkey-8.1 */
+    const rdbkit_spill *spill;   /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
+    int no_compress;             /* 1: no LZF for what is encoded */
+    int reencode;                /* 1: no value goes through as it is, all are encoded as the target would */
+    int allow_loss;              /* 0: the first loss ends with RDBKIT_ERR_LOSS */
+    int drop_modules;            /* 1: leave module values and module aux fields out */
+    int drop_functions;          /* 1: leave function libraries out, without calling it a loss */
+    int same_keys;               /* 1: nothing is filtered, so that the input's key counts hold */
+} rdbkit_writer_options;
+
+RDBKIT_API void rdbkit_writer_options_init(rdbkit_writer_options *options);
+
+/* Make a writer. write, ctx: where the bytes go, in blocks of some 256 KiB; the file is complete when the end
+ * event has returned RDBKIT_OK. Returns NULL when out of memory. Memory: 600 KiB, 1 MiB of a large collection, and
+ * whole: hashes with field expiry over 512 fields for Redis, pending entries of one stream group, largest string. */
+RDBKIT_API rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_write_fn write, void *ctx);
+RDBKIT_API void rdbkit_writer_free(rdbkit_writer *w);
+
+/* The visitor to hand to a reader (with piece_len 0), or to call. Valid as long as w. */
+RDBKIT_API const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w);
+
+/* As rdbkit_resp_loss() and rdbkit_resp_errno(). */
+RDBKIT_API const rdbkit_loss *rdbkit_writer_loss(const rdbkit_writer *w, size_t index);
+RDBKIT_API int rdbkit_writer_errno(const rdbkit_writer *w);
+
+/* ---- Commands out ------------------------------------------------------------------------------------- */
 
 /* A sink that turns events into commands of the Redis protocol, for redis-cli --pipe. */
 typedef struct rdbkit_resp rdbkit_resp;
@@ -434,6 +487,10 @@ typedef struct rdbkit_resp rdbkit_resp;
 typedef struct rdbkit_resp_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
     const rdbkit_target *target;       /* the server that will read them. Default: valkey-8.1 */
+    /* 1: each value whole, as RESTORE with a payload that the target loads; one over 512 MiB as commands. Needs a
+     * reader with piece_len 0. Memory: the largest value that goes through as it is. */
+    int restore;
+    const rdbkit_spill *spill; /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
     unsigned batch;      /* elements in one command, 1 to 100000. Default 64, as the servers' own rewrite */
     int del_first;       /* 1: DEL before each key */
     int replace;         /* 1: overwrite: REPLACE for RESTORE and FUNCTION LOAD, DEL before other values */
@@ -463,6 +520,45 @@ RDBKIT_API const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t inde
 
 /* errno of the write that failed, or 0. */
 RDBKIT_API int rdbkit_resp_errno(const rdbkit_resp *s);
+
+/* ---- JSON out ----------------------------------------------------------------------------------------- */
+
+/* A sink that turns events into JSON: an array of records, or one record a line. docs/json.md has the format. */
+typedef struct rdbkit_json rdbkit_json;
+
+/* How the bytes of names, elements and values become JSON strings. */
+typedef enum rdbkit_json_encoding {
+    RDBKIT_JSON_AUTO,   /* valid UTF-8 as it is, other bytes as "base64:..."; "utf8:" before text that begins like a mark */
+    RDBKIT_JSON_UTF8,   /* loses data: what is not valid UTF-8 becomes U+FFFD */
+    RDBKIT_JSON_BASE64, /* every one as base64, without a mark */
+    RDBKIT_JSON_LATIN1, /* each byte as the code point of that number */
+    RDBKIT_JSON_ENCODING_N
+} rdbkit_json_encoding;
+
+typedef struct rdbkit_json_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    int lines;                         /* 1: one record a line (JSON lines), no array around them */
+    rdbkit_json_encoding encoding;     /* default RDBKIT_JSON_AUTO */
+} rdbkit_json_options;
+
+RDBKIT_API void rdbkit_json_options_init(rdbkit_json_options *options);
+
+/* Make a sink. options: NULL for the defaults. write, ctx: where the bytes go, in blocks of some 256 KiB that end
+ * anywhere. Returns NULL when out of memory or when an option is out of range. Memory: 256 KiB, plus the names of
+ * the fields of one hash that expire, and 16 bytes for each. */
+RDBKIT_API rdbkit_json *rdbkit_json_new(const rdbkit_json_options *options, rdbkit_write_fn write, void *ctx);
+RDBKIT_API void rdbkit_json_free(rdbkit_json *s);
+
+/* The visitor to hand to a reader, whose piece_len has to be 0: a string in pieces is RDBKIT_ERR_USAGE. Events have
+ * to come in the order of rdbkit_visitor. Valid as long as s. Errors: RDBKIT_ERR_IO, RDBKIT_ERR_NOMEM. */
+RDBKIT_API const rdbkit_visitor *rdbkit_json_visitor(rdbkit_json *s);
+
+/* Write out what is buffered. Call it at the end, after an error too. The array is closed only if the event end came,
+ * so that half a document cannot be taken for a whole one. Returns RDBKIT_OK or RDBKIT_ERR_IO. */
+RDBKIT_API int rdbkit_json_finish(rdbkit_json *s);
+
+/* errno of the write that failed, or 0. */
+RDBKIT_API int rdbkit_json_errno(const rdbkit_json *s);
 
 /* ---- Filters and transforms ---------------------------------------------------------------------------- */
 
@@ -572,14 +668,6 @@ RDBKIT_API int rdbkit_glob_match(const char *pattern, size_t pattern_len, const 
 
 /* A sink that looks for what no reader can see alone: duplicate keys, and duplicate members or fields. */
 typedef struct rdbkit_check rdbkit_check;
-
-/* Room on disk for a check of very many keys (16 bytes for each key and each element of a large
- * collection). write appends; read gives back len bytes from offset. Both return 0 or a negative errno. */
-typedef struct rdbkit_spill {
-    int (*write)(void *ctx, const void *data, size_t len);
-    int (*read)(void *ctx, uint64_t offset, void *data, size_t len);
-    void *ctx;
-} rdbkit_spill;
 
 /* What a check has found twice. The second record is the duplicate; offsets are those of the records of
  * keys. field is 1 if it is a field or member inside the key at first_off. */

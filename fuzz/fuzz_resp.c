@@ -1,6 +1,6 @@
 /* fuzz_resp.c - commands out: whatever the input, what is written is whole, well-formed commands.
  *
- * Option bytes: target; flags (1 del_first, 2 replace, 4 single_db, 8 no_functions, 16 allow_loss, 32 dry_run,
+ * Option bytes: target (128: restore); flags (1 del_first, 2 replace, 4 single_db, 8 no_functions, 16 allow_loss, 32 dry_run,
  * 64 small pieces, 128 a write fails); batch; where the write fails.
  *
  * SPDX-License-Identifier: MIT
@@ -111,6 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     so.allow_loss = o[1] >> 4 & 1;
     so.dry_run = o[1] >> 5 & 1;
     if (o[2]) so.batch = o[2];
+    so.restore = o[0] >> 7 & 1; /* and the targets go round in the seven bits below */
     /* Some inputs of 64 KiB would make gigabytes: a long key, said again for each of many elements. */
     checker c = {.fail_at = o[1] & 128 ? (uint64_t)o[3] * 512 : (uint64_t)32 << 20};
     rdbkit_resp *s = rdbkit_resp_new(&so, take, &c);
@@ -118,7 +119,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 
     rdbkit_reader_options ro;
     rdbkit_reader_options_init(&ro);
-    ro.piece_len = o[1] & 64 ? 16 : 65536;
+    ro.piece_len = so.restore ? 0 : o[1] & 64 ? 16 : 65536;
     rdbkit_reader *r = rdbkit_reader_new(&ro, rdbkit_resp_visitor(s));
     if (!r) exit(0);
     int status = rdbkit_reader_feed(r, data, size);

@@ -119,6 +119,14 @@ int main(void) {
                    g->max_valkey_version);
         else printf("target\t%%s\t%%d\t%%d\n", g->name, g->rdb_version, g->max_redis_version);
     for (size_t i = 0; i < FMT_ALIAS_N; i++) printf("alias\t%%s\t%%s\n", fmt_aliases[i].name, fmt_aliases[i].target);
+    for (size_t i = 0; (g = rdbkit_target_at(i)) != NULL; i++) {
+        printf("loads\t%%s", g->name);
+        for (size_t j = 0; (t = rdbkit_type_at(j)) != NULL; j++)
+            if (rdbkit_target_loads(g, t)) printf("\t%%d%%s", t->number, t->lineage == RDBKIT_VALKEY ? "v" : "");
+        printf("\n");
+    }
+    printf("limits\t%%d\t%%d\t%%d\t%%d\t%%d\t%%d\t%%d\n", ENC_HASH_N, ENC_ZSET_N, ENC_SET_N, ENC_INTSET_N, ENC_ITEM_LEN, ENC_NODE_LEN,
+           ENC_STREAM_LEN);
     for (size_t i = 0; i < sizeof fmt_opcodes / sizeof fmt_opcodes[0]; i++) printf("opcode\t%%d\n", fmt_opcodes[i].number);
     printf("default\t%%s\n", "valkey-8");
     return 0;
@@ -154,15 +162,20 @@ def run_programs(name, least):
         what = "program %d of %s" % (i, name)
         warnings = compile_c(source, "prog%d" % i)
         expect("warning" not in warnings, what + " has warnings:", warnings[:2000])
-        for path, wanted in ((good, 0), (bad, 1)):
+        for path, wanted in ((good, 0), (bad, 1)) if "argv" in source else ((good, 0),):
             p = subprocess.run(["./prog%d" % i, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
             expect(p.returncode == wanted, "%s on %s: exit %d, %d wanted:" % (what, path, p.returncode, wanted), p.stderr[-500:])
             expect(p.stdout or p.stderr, "%s on %s says nothing" % (what, path))
+            expect(os.path.exists("out.rdb") == (wanted == 0 and '"out.rdb"' in source), what + ": out.rdb")
+            if os.path.exists("out.rdb"):
+                code, out, _ = run("check", "out.rdb")
+                expect(code == 0 and b" 0 keys" not in out, what + " makes this file:", out)
+                os.remove("out.rdb")
 
 
 @test
 def programs_of_the_embedding_page_compile_and_run():
-    run_programs("docs/embedding.md", 7)
+    run_programs("docs/embedding.md", 10)
 
 
 @test
@@ -354,6 +367,55 @@ def opcodes_equal_the_library():
 def kinds_of_loss_equal_the_library():
     documented = [[bare(r[0]), r[1], r[2]] for r in table("docs/loss.md", "kind", "is", "text")]
     equal(documented, facts("loss"), "kinds in docs/loss.md")
+
+
+@test
+def which_verb_loses_what_names_every_kind_but_module():
+    equal([bare(r[0]) for r in table("docs/loss.md", "kind", "`convert`")], [r[0] for r in facts("loss") if r[0] != "module"], "kinds by verb in docs/loss.md")
+
+
+@test
+def limits_of_encodings_equal_the_library():
+    text = {r[0]: r[1] for r in table("docs/format.md", "type", "limits")}
+    hash_n, zset_n, set_n, intset_n, item, node, stream = facts("limits")[0]
+    for types, words in (("13, 16, 25", (hash_n, item)), ("12, 17", (zset_n, item)), ("11", (intset_n,)), ("20", (set_n, item)),
+                         ("14, 18", (node,)), ("15, 19, 21", (stream,))):
+        for word in words:
+            expect(re.search(r"\b%s\b" % word, text[types]), "docs/format.md: limits of %s lack %s" % (types, word))
+
+
+@test
+def encodings_are_what_reencode_writes():
+    """Each type that convert --reencode makes of a file with everything stands in the target's row."""
+    numbers = {r[2]: r[0] for r in facts("type")}
+    rows = {name: row for row in table("docs/format.md", "target", "string") for name in row[0].split(", ")}
+    equal(set(rows), {r[0] for r in facts("target")}, "targets in the table of encodings")
+    for name, row in rows.items():
+        loads = next(r for r in facts("loads") if r[0] == name)[1:]
+        documented = set(re.findall(r"\d+", " ".join(row[1:])))
+        expect(documented <= {n.rstrip("v") for n in loads}, "%s does not load all of" % name, documented)
+        for source in ("redis40", "redis74", "valkey9"):
+            path = os.path.join(ROOT, "fixtures", source, "everything.rdb")
+            code, out, err = run("convert", "--reencode", "--allow-loss", "-q", "--force", "--to", name, "-o", "made.rdb", path)
+            expect(code == 0, "convert to " + name, err)
+            code, out, err = run("keys", "--format", "%c", "made.rdb")
+            made = {numbers[n] for n in out.decode().split()}
+            expect(made and made <= documented, "%s: %s has types that its row has not:" % (name, source), sorted(made - documented))
+
+
+@test
+def readme_shows_what_the_program_says():
+    """Blocks of output behind the marked examples."""
+    os.symlink(RDBKIT, "rdbkit")
+    with open(os.path.join(ROOT, "fixtures/redis70/everything.rdb"), "rb") as f, open("dump.rdb", "wb") as g:
+        g.write(f.read())
+    found = re.findall(r"<!-- test -->\s*\n```sh\n(.*?)```\n\n((?:    [^\n]*\n)*)", read("README.md"), re.S)
+    expect(len(found) >= 4, "%d examples" % len(found))
+    for script, wanted in found:
+        p = subprocess.run(["sh", "-eu", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        lines = p.stdout.decode(errors="replace").splitlines()
+        for line in wanted.splitlines():
+            expect(line[4:] in lines, "README.md: not said by %r:" % script, line[4:])
 
 
 def crc64(data):

@@ -1,0 +1,69 @@
+/* fuzz_writer.c - RDB out: whatever is read and written for a target can be read there, and writing it again gives the
+ * same bytes.
+ *
+ * Option bytes: target (0: as the input); flags (1 reencode, 2 no_compress, 4 drop_modules, 8 allow_loss).
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "fuzz.h"
+
+#include <errno.h>
+
+typedef struct bytes {
+    uint8_t *data;
+    size_t len;
+} bytes;
+
+static int keep(void *ctx, const void *data, size_t len) {
+    bytes *b = ctx;
+    if (b->len + len > (size_t)64 << 20) return -ENOSPC; /* of a bomb of LZF, say */
+    uint8_t *p = realloc(b->data, b->len + len + 1);
+    if (!p) exit(0);
+    memcpy(p + b->len, data, len);
+    b->data = p;
+    b->len += len;
+    return 0;
+}
+
+/* Read an input into a writer. Returns the reader's status. */
+static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, bytes *out) {
+    rdbkit_writer *w = rdbkit_writer_new(wo, keep, out);
+    if (!w) exit(0);
+    rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_writer_visitor(w));
+    if (!r) exit(0);
+    int status = rdbkit_reader_feed(r, data, size);
+    if (status == RDBKIT_MORE) status = rdbkit_reader_finish(r);
+    int losses = 0;
+    for (size_t i = 0; rdbkit_writer_loss(w, i); i++) losses += !rdbkit_writer_loss(w, i)->is_note;
+    if (status == RDBKIT_DONE && losses && !wo->allow_loss) fuzz_fail("a silent loss", status, losses);
+    if (status == RDBKIT_ERR_USAGE) fuzz_fail("the writer does not understand the reader", status, losses);
+    rdbkit_reader_free(r);
+    rdbkit_writer_free(w);
+    return status;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    uint8_t o[4];
+    fuzz_options(o, &data, &size);
+    size_t targets = 0;
+    while (rdbkit_target_at(targets)) targets++;
+    rdbkit_writer_options wo;
+    rdbkit_writer_options_init(&wo);
+    wo.target = o[0] ? rdbkit_target_at(o[0] % targets) : NULL;
+    wo.reencode = o[1] & 1;
+    wo.no_compress = o[1] >> 1 & 1;
+    wo.drop_modules = o[1] >> 2 & 1;
+    wo.allow_loss = o[1] >> 3 & 1;
+
+    bytes once = {NULL, 0}, twice = {NULL, 0};
+    if (convert(data, size, &wo, &once) == RDBKIT_DONE) {
+        wo.allow_loss = 0; /* nothing is left to lose */
+        int status = convert(once.data, once.len, &wo, &twice);
+        if (status != RDBKIT_DONE) fuzz_fail("what was written cannot be read, status", status, (long long)once.len);
+        if (once.len != twice.len || memcmp(once.data, twice.data, once.len))
+            fuzz_fail("writing it again gives other bytes", (long long)once.len, (long long)twice.len);
+    }
+    free(once.data);
+    free(twice.data);
+    return 0;
+}

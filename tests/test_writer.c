@@ -1,0 +1,310 @@
+/* test_writer.c - RDB out: files made from nothing, for every target, read back.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "../rdbkit.c"
+
+typedef struct bytes {
+    u8 data[1 << 20];
+    size_t len;
+} bytes;
+
+static int keep(void *ctx, const void *data, size_t len) {
+    bytes *b = ctx;
+    if (b->len + len > sizeof b->data) return -ENOSPC;
+    memcpy(b->data + b->len, data, len);
+    b->len += len;
+    return 0;
+}
+
+static rdbkit_str str(const char *text) {
+    rdbkit_str s = {text, strlen(text)};
+    return s;
+}
+
+static rdbkit_key key_of(const char *name, int type) {
+    rdbkit_key k;
+    memset(&k, 0, sizeof k);
+    k.name = str(name);
+    k.type = &fmt_types[type];
+    k.expire_ms = RDBKIT_NO_EXPIRY;
+    k.idle_s = RDBKIT_NO_HINT;
+    k.lfu_freq = RDBKIT_NO_HINT;
+    return k;
+}
+
+/* What reading a file gives: one text. */
+static char seen[1 << 16];
+
+static int see(const char *what, rdbkit_str a, rdbkit_str b) {
+    err_add(seen, sizeof seen, "%s %.*s %.*s;", what, (int)a.len, a.data, (int)b.len, b.data);
+    return 0;
+}
+
+static int see_key(void *user, const rdbkit_key *k) {
+    (void)user;
+    err_add(seen, sizeof seen, "[%s@%llu ", k->type->name, (unsigned long long)k->db);
+    if (k->expire_ms != RDBKIT_NO_EXPIRY) err_add(seen, sizeof seen, "ttl=%lld ", (long long)k->expire_ms);
+    return see("key", k->name, str(""));
+}
+
+static int see_item(void *user, rdbkit_str s) { return (void)user, see("", s, str("")); }
+
+static int see_member(void *user, rdbkit_str s, double score) {
+    char text[40];
+    (void)user;
+    snprintf(text, sizeof text, "%.17g", score);
+    return see("", s, str(text));
+}
+
+static int see_field(void *user, rdbkit_str f, rdbkit_str v, int64_t ms) {
+    char text[40];
+    (void)user;
+    snprintf(text, sizeof text, "@%lld", (long long)ms);
+    see("", f, v);
+    return ms == RDBKIT_NO_EXPIRY ? 0 : see(text, str(""), str(""));
+}
+
+static const char *read_back(const bytes *b) {
+    rdbkit_visitor v = {0};
+    rdbkit_reader_options o;
+    rdbkit_reader_options_init(&o);
+    o.deep = 1;
+    v.key = see_key, v.string = see_item, v.list_item = see_item, v.set_member = see_item;
+    v.zset_member = see_member, v.hash_field = see_field;
+    seen[0] = 0;
+    rdbkit_reader *r = rdbkit_reader_new(&o, &v);
+    int st = rdbkit_reader_feed(r, b->data, b->len);
+    if (st != RDBKIT_DONE) err_add(seen, sizeof seen, "ERROR %d %s", st, rdbkit_reader_error(r)->message);
+    rdbkit_reader_free(r);
+    return seen;
+}
+
+static bytes file;
+
+static rdbkit_writer *writer_for(const char *target, rdbkit_writer_options *o) {
+    rdbkit_writer_options standard;
+    if (!o) {
+        rdbkit_writer_options_init(&standard);
+        o = &standard;
+    }
+    o->target = rdbkit_target_find(target);
+    file.len = 0;
+    rdbkit_writer *w = rdbkit_writer_new(o, keep, &file);
+    assert_non_null(w);
+    return w;
+}
+
+/* One key with n elements "e0".. of `len` bytes at least, or of integers; returns the name of the type it got. */
+static const char *type_of(const char *target, int type, int n, size_t len, int ints) {
+    static char name[64];
+    char text[2][12000];
+    rdbkit_writer *w = writer_for(target, NULL);
+    const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+    rdbkit_key k = key_of("k", type);
+    assert_int_equal(v->key(v->user, &k), RDBKIT_OK);
+    for (int i = 0; i < n; i++) {
+        snprintf(text[0], sizeof text[0], ints ? "%d" : "e%d", ints ? i * ints : i);
+        for (size_t at = strlen(text[0]); !ints && at < len; at++) text[0][at] = 'x', text[0][at + 1] = 0;
+        rdbkit_str s = str(text[0]);
+        int st = k.type->shape == RDBKIT_LIST   ? v->list_item(v->user, s)
+                 : k.type->shape == RDBKIT_SET  ? v->set_member(v->user, s)
+                 : k.type->shape == RDBKIT_ZSET ? v->zset_member(v->user, s, i / 2.0)
+                                                : v->hash_field(v->user, s, str("v"), type == FMT_HASH_2 ? 5000 + i : -1);
+        assert_int_equal(st, RDBKIT_OK);
+    }
+    assert_int_equal(v->key_end(v->user), RDBKIT_OK);
+    assert_int_equal(v->end(v->user, 0), RDBKIT_OK);
+    rdbkit_writer_free(w);
+    const char *text_back = read_back(&file);
+    assert_null(strstr(text_back, "ERROR"));
+    if (sscanf(text_back, "[%63[^@]", name) != 1) strcpy(name, "nothing");
+    return name;
+}
+
+static void writer_chooses_the_encoding_that_the_server_would(void **state) {
+    (void)state;
+    static const struct {
+        const char *target;
+        int type, n;
+        size_t len;
+        int ints;
+        const char *wanted;
+    } row[] = {
+        {"redis-4.0", FMT_HASH, 512, 64, 0, "hash-ziplist"},      {"redis-4.0", FMT_HASH, 513, 1, 0, "hash"},
+        {"redis-4.0", FMT_HASH, 2, 65, 0, "hash"},                {"redis-7.0", FMT_HASH, 512, 64, 0, "hash-listpack"},
+        {"valkey-8", FMT_HASH, 513, 1, 0, "hash"},                {"redis-6.2", FMT_ZSET_2, 128, 64, 0, "zset-ziplist"},
+        {"redis-6.2", FMT_ZSET_2, 129, 1, 0, "zset-2"},           {"redis-7.0", FMT_ZSET_2, 128, 64, 0, "zset-listpack"},
+        {"redis-7.0", FMT_ZSET_2, 1, 65, 0, "zset-2"},            {"redis-7.0", FMT_SET, 3, 1, 0, "set"},
+        {"redis-7.2", FMT_SET, 128, 64, 0, "set-listpack"},       {"redis-7.2", FMT_SET, 129, 1, 0, "set"},
+        {"redis-7.2", FMT_SET, 1, 65, 0, "set"},                  {"redis-4.0", FMT_SET, 512, 0, 7, "set-intset"},
+        {"redis-4.0", FMT_SET, 513, 0, 7, "set"},                 {"valkey-9", FMT_SET, 512, 0, 7, "set-intset"},
+        {"redis-6.0", FMT_LIST, 3, 1, 0, "list-quicklist"},       {"redis-6.0", FMT_LIST, 3, 9000, 0, "list-quicklist"},
+        {"redis-7.0", FMT_LIST, 900, 50, 0, "list-quicklist-2"},  {"redis-8.0", FMT_LIST, 3, 9000, 0, "list-quicklist-2"},
+        {"redis-8.0", FMT_HASH_2, 512, 9, 0, "hash-listpack-ex"}, {"redis-8.0", FMT_HASH_2, 513, 9, 0, "hash-metadata"},
+        {"valkey-9", FMT_HASH_2, 3, 9, 0, "hash-2"},              {"valkey-9", FMT_HASH, 3, 9, 0, "hash-listpack"},
+        {"valkey-8", FMT_LIST, 0, 0, 0, "nothing"},               {"valkey-8", FMT_SET, 0, 0, 0, "nothing"},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        const char *got = type_of(row[i].target, row[i].type, row[i].n, row[i].len, row[i].ints);
+        if (strcmp(got, row[i].wanted)) fail_msg("row %zu: %s, %s wanted", i, got, row[i].wanted);
+    }
+}
+
+static void writer_makes_a_file_from_nothing_that_reads_back(void **state) {
+    (void)state;
+    for (size_t i = 0; rdbkit_target_at(i); i++) {
+        rdbkit_writer *w = writer_for(rdbkit_target_at(i)->name, NULL);
+        const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+        rdbkit_key s = key_of("s", FMT_STRING), z = key_of("z", FMT_ZSET_2), h = key_of("h", FMT_HASH);
+        s.expire_ms = 4102444800000, z.db = 3, h.db = 3;
+        assert_int_equal(v->key(v->user, &s), 0);
+        assert_int_equal(v->string(v->user, str("12345")), 0);
+        assert_int_equal(v->key_end(v->user), 0);
+        assert_int_equal(v->key(v->user, &z), 0);
+        assert_int_equal(v->zset_member(v->user, str("b"), 2.5), 0);
+        assert_int_equal(v->zset_member(v->user, str("a"), -3), 0);
+        assert_int_equal(v->zset_member(v->user, str("inf"), (double)INFINITY), 0);
+        assert_int_equal(v->key_end(v->user), 0);
+        assert_int_equal(v->key(v->user, &h), 0);
+        assert_int_equal(v->hash_field(v->user, str("f"), str(""), -1), 0);
+        assert_int_equal(v->key_end(v->user), 0);
+        assert_int_equal(v->end(v->user, 0), 0);
+        rdbkit_writer_free(w);
+        const char *zset = i < 4 ? "zset-ziplist" : "zset-listpack", *hash = i < 4 ? "hash-ziplist" : "hash-listpack";
+        char want[400];
+        snprintf(want, sizeof want,
+                 "[string@0 ttl=4102444800000 key s ; 12345 ;[%s@3 key z ; a -3; b 2.5; inf inf;[%s@3 key h ; f ;", zset, hash);
+        assert_string_equal(read_back(&file), want);
+    }
+}
+
+static void writer_counts_field_expiry_from_the_smallest_and_sorts_it(void **state) {
+    (void)state;
+    static const i64 times[] = {7000, -1, 5000, 6000};
+    rdbkit_writer *w = writer_for("redis-8.0", NULL);
+    const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+    rdbkit_key k = key_of("h", FMT_HASH_2);
+    char name[8], big[100];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    for (int large = 0; large < 2; large++) {
+        v->key(v->user, &k);
+        for (int i = 0; i < 4; i++) {
+            snprintf(name, sizeof name, "f%d", i);
+            assert_int_equal(v->hash_field(v->user, str(name), str(large ? big : "v"), times[i]), 0);
+        }
+        assert_int_equal(v->key_end(v->user), 0);
+        k.name = str("g");
+    }
+    v->end(v->user, 0);
+    rdbkit_writer_free(w);
+    const char *got = read_back(&file);
+    assert_non_null(strstr(got, "hash-listpack-ex@0 key h ; f2 v;@5000  ; f3 v;@6000  ; f0 v;@7000  ; f1 v;"));
+    assert_non_null(strstr(got, "hash-metadata@0 key g ; f0 x"));
+    assert_null(strstr(got, "ERROR"));
+}
+
+static void writer_refuses_field_expiry_where_there_is_none(void **state) {
+    (void)state;
+    rdbkit_writer *w = writer_for("valkey-8", NULL);
+    const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+    rdbkit_key k = key_of("h", FMT_HASH_2);
+    assert_int_equal(v->key(v->user, &k), 0);
+    assert_int_equal(v->hash_field(v->user, str("f"), str("v"), 5000), RDBKIT_ERR_LOSS);
+    const rdbkit_loss *l = rdbkit_writer_loss(w, 0);
+    assert_non_null(l);
+    assert_int_equal(l->kind, RDBKIT_LOSS_FIELD_EXPIRY);
+    assert_memory_equal(l->key, "h", 1);
+    rdbkit_writer_free(w);
+}
+
+/* A spill in memory, to see that it is used and read back right. */
+typedef struct spill_file {
+    u8 *data;
+    size_t len, resets;
+} spill_file;
+
+static int spill_write(void *ctx, const void *data, size_t len) {
+    spill_file *f = ctx;
+    u8 *p = realloc(f->data, f->len + len);
+    assert_non_null(p);
+    memcpy(p + f->len, data, len);
+    f->data = p, f->len += len;
+    return 0;
+}
+
+static int spill_read(void *ctx, uint64_t off, void *data, size_t len) {
+    spill_file *f = ctx;
+    assert_true(off + len <= f->len);
+    memcpy(data, f->data + off, len);
+    return 0;
+}
+
+static int spill_reset(void *ctx) {
+    spill_file *f = ctx;
+    f->len = 0;
+    f->resets++;
+    return 0;
+}
+
+static int count_only(void *ctx, const void *data, size_t len) {
+    u64 *crc = ctx;
+    *crc = crc_update(*crc, data, len);
+    return 0;
+}
+
+/* CRC of a file with a set of 300,000 members, with or without a spill. */
+static u64 big_set(const rdbkit_spill *spill) {
+    u64 crc = 0;
+    char name[32];
+    rdbkit_writer_options o;
+    rdbkit_writer_options_init(&o);
+    o.spill = spill;
+    rdbkit_writer *w = rdbkit_writer_new(&o, count_only, &crc);
+    const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+    for (int n = 0; n < 2; n++) {
+        rdbkit_key k = key_of(n ? "b" : "a", FMT_SET);
+        assert_int_equal(v->key(v->user, &k), 0);
+        for (int i = 0; i < 300000; i++) {
+            snprintf(name, sizeof name, "member:%d", i);
+            assert_int_equal(v->set_member(v->user, str(name)), 0);
+        }
+        assert_int_equal(v->key_end(v->user), 0);
+    }
+    assert_int_equal(v->end(v->user, 0), 0);
+    rdbkit_writer_free(w);
+    return crc;
+}
+
+static void writer_with_a_spill_gives_the_same_file(void **state) {
+    (void)state;
+    spill_file f = {NULL, 0, 0};
+    rdbkit_spill spill = {spill_write, spill_read, &f, spill_reset};
+    u64 without = big_set(NULL), with = big_set(&spill);
+    assert_true(without == with);
+    assert_int_equal(f.resets, 2);
+    assert_true(f.len > 1 << 20);
+    free(f.data);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(writer_chooses_the_encoding_that_the_server_would),
+        cmocka_unit_test(writer_makes_a_file_from_nothing_that_reads_back),
+        cmocka_unit_test(writer_counts_field_expiry_from_the_smallest_and_sorts_it),
+        cmocka_unit_test(writer_refuses_field_expiry_where_there_is_none),
+        cmocka_unit_test(writer_with_a_spill_gives_the_same_file),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
