@@ -2176,6 +2176,11 @@ PORT_INLINE int rd_raw(rdbkit_reader *r, const u8 **pp, size_t n, const u8 **dat
     return 0;
 }
 
+/* Whether to refuse what can kill a server: asked for, or because the bytes are to go into another file as they are. */
+PORT_INLINE int rd_strict(const rdbkit_reader *r) {
+    return r->opt.deep || r->raw_from;
+}
+
 /* The number of elements, once, at the start of a value; head bytes stand before it. */
 static int rd_count(rdbkit_reader *r, size_t head) {
     const u8 *p = r->p, *data;
@@ -2183,7 +2188,7 @@ static int rd_count(rdbkit_reader *r, size_t head) {
     if (r->started) return 0;
     if ((st = rd_raw(r, &p, head, &data)) || (st = rd_len(r, &p, &r->n))) return st;
     if (head) r->min_expire = (i64)port_le64(data);
-    if (r->n == 0 && r->opt.deep && r->key.type->shape != RDBKIT_STREAM)
+    if (r->n == 0 && rd_strict(r) && r->key.type->shape != RDBKIT_STREAM)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "empty collection");
     r->p = p;
     r->started = 1;
@@ -2478,7 +2483,7 @@ static int val_zset(rdbkit_reader *r) {
             if ((st = rd_raw(r, &p, 8, &data))) return st;
             score = port_le_double(data);
         }
-        if (score != score && r->opt.deep) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "score is not a number");
+        if (score != score && rd_strict(r)) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "score is not a number");
         r->p = p;
         r->n--;
         if (r->ev->zset_member && (st = r->ev->zset_member(r->ev->user, s, score))) return rd_stop(r, st);
@@ -2591,7 +2596,7 @@ static int val_check_zset(rdbkit_reader *r, enum blob_kind kind, const u8 *at, r
         name = pk_text(&member, num[i]);
         if (val_score(&it, &score))
             bad = "score of %llu characters is not a number";
-        else if (r->opt.deep && score != score)
+        else if (rd_strict(r) && score != score)
             bad = "score is nan";
         else if (r->opt.deep && last_name.data && (score < last || (score == last && val_str_cmp(name, last_name) <= 0)))
             bad = "members do not ascend";
@@ -2698,7 +2703,7 @@ static int val_packed(rdbkit_reader *r) {
     if (triples && (st = val_check_field_expiries(r, at, blob))) return st;
     if (kind == BLOB_INTSET && (st = val_check_intset(r, at, blob))) return st;
     if (shape == RDBKIT_ZSET && (st = val_check_zset(r, kind, at, blob))) return st;
-    if (r->opt.deep && r->blob_n == 0)
+    if (rd_strict(r) && r->blob_n == 0)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "empty collection");
     r->p = p;
     if (shape == RDBKIT_HASH)
@@ -2747,7 +2752,7 @@ static int val_quicklist(rdbkit_reader *r) {
             st = rd_stop(r, st);
         if (st) return st;
     }
-    if (!r->items && r->opt.deep) return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "list of empty nodes alone");
+    if (!r->items && rd_strict(r)) return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "list of empty nodes alone");
     return rd_key_end(r);
 }
 
