@@ -209,6 +209,29 @@ PORT_INLINE void port_copy(void *dst, const void *src, size_t len) {
     }
 }
 
+/* 128 bits of hash, by multiplying. Not proof against an enemy: what it says has to be confirmed by comparing. */
+PORT_INLINE void port_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
+    static const u64 k[] = {0xa0761d6478bd642fULL, 0xe7037ed1a0b428dbULL, 0x8ebc6af09c88c6e3ULL, 0x589965cc75374cc3ULL};
+    const u8 *p = (const u8 *)s.data;
+    size_t n = s.len;
+    u64 x = (seed + 1) * k[0], y = (u64)n * k[1], lo = 0, hi = 0, h;
+    for (; n > 16; p += 16, n -= 16) {
+        u64 l = port_mul128(port_le64(p) ^ k[2], port_le64(p + 8) ^ x, &h);
+        x = l ^ h;
+        y += port_le64(p + 8) ^ h;
+    }
+    if (n >= 8)
+        lo = port_le64(p), hi = port_le64(p + n - 8);
+    else if (n >= 4)
+        lo = port_le32(p), hi = port_le32(p + n - 4);
+    else if (n)
+        lo = (u64)p[0] << 16 | (u64)p[n / 2] << 8 | p[n - 1];
+    u64 l = port_mul128(lo ^ k[2] ^ x, hi ^ k[3] ^ y, &h), h2;
+    l = port_mul128(l ^ k[0], h ^ k[1], &h2);
+    *a = l ^ h2;
+    *b = h2;
+}
+
 /* read(2) that is not disturbed by signals: bytes, 0 at the end, or a negative errno. */
 static ptrdiff_t port_read(int fd, void *buf, size_t size) {
     for (;;) {
@@ -1240,6 +1263,13 @@ static int lp_back_width(u64 n, int narrow) {
     return n <= 127 ? 1 : n < 16383 + more ? 2 : n < 2097151 + more ? 3 : n < 268435455 + more ? 4 : 5;
 }
 
+/* Write the back-length of an entry of n bytes; its width. */
+static int lp_put_back(u8 back[5], u64 n, int narrow) {
+    int w = lp_back_width(n, narrow);
+    for (int i = w - 1; i >= 0; i--, n >>= 7) back[i] = (u8)((n & 127) | (i ? 128 : 0));
+    return w;
+}
+
 /* Whether the w bytes at p say n: seven bits each, the first most significant, bit 7 on all but the first. */
 static int lp_back_is(const u8 *p, int w, u64 n) {
     for (int i = w - 1; i >= 0; i--, n >>= 7)
@@ -1317,12 +1347,11 @@ static int lp_rewrite(const rdbkit_allocator *mem, const u8 *blob, size_t len, i
     lp_open(&c, blob, len);
     int st = mem_buf_add(mem, out, blob, LP_HDR_LEN);
     for (const u8 *p = c.p; !st && lp_next(&c, &it) == PK_ITEM; p = c.p) {
-        u64 n = (u64)(c.p - p) - 1; /* of encoding and data: what the back-length behind them says */
-        while (!lp_back_len(p + n, c.p, n) || n + (u64)lp_back_len(p + n, c.p, n) != (u64)(c.p - p)) n--;
-        int w = lp_back_width(n, narrow);
-        u64 rest = n;
-        for (int i = w - 1; i >= 0; i--, rest >>= 7) back[i] = (u8)((rest & 127) | (i ? 128 : 0));
-        st = mem_buf_add(mem, out, p, (size_t)n);
+        int was = 1; /* bytes that the back-length takes; those before them are what it says */
+        while (!lp_back_is(c.p - was, was, (u64)(c.p - was - p))) was++;
+        size_t n = (size_t)(c.p - was - p);
+        int w = lp_put_back(back, n, narrow);
+        st = mem_buf_add(mem, out, p, n);
         if (!st) st = mem_buf_add(mem, out, back, (size_t)w);
     }
     if (!st) st = mem_buf_add(mem, out, &end, 1);
@@ -1958,7 +1987,8 @@ struct rdbkit_reader {
     u64 keys;
     char module[10];
     rdbkit_header header;
-    const rdbkit_type *types[256];
+    const rdbkit_type *types[256]; /* those of the file's lineage, */
+    u8 opcodes[256];               /* and which opcodes it has */
     rdbkit_key key;
     int in_key, have_prefix;
     int hidden; /* a key that the filter holds back */
@@ -3248,10 +3278,7 @@ static int rec_eof(rdbkit_reader *r, const u8 *p) {
 
 static int rec_opcode(rdbkit_reader *r, u8 b) {
     const u8 *at = r->p, *p = at + 1;
-    unsigned lineage = 0;
-    for (size_t i = 0; i < sizeof fmt_opcodes / sizeof fmt_opcodes[0]; i++)
-        if (fmt_opcodes[i].number == b) lineage = fmt_opcodes[i].lineage;
-    if (!(lineage & r->header.lineage)) return rec_unknown(r, b);
+    if (!r->opcodes[b]) return rec_unknown(r, b);
     switch (b) {
     case FMT_OP_EOF: return rec_eof(r, p);
     case FMT_OP_AUX: return rec_aux(r, p);
@@ -3314,6 +3341,8 @@ static int rec_header(rdbkit_reader *r) {
     int st = redis ? rec_version(r, p + 5, 4) : rec_version(r, p + 6, 3);
     if (st) return st;
     for (int i = 0; i < 256; i++) r->types[i] = fmt_type_find(r->header.lineage, i);
+    for (size_t i = 0; i < sizeof fmt_opcodes / sizeof fmt_opcodes[0]; i++)
+        r->opcodes[fmt_opcodes[i].number] = (fmt_opcodes[i].lineage & r->header.lineage) != 0;
     r->p = p + RD_HEADER_LEN;
     r->state = RD_RECORD;
     st = r->v.header ? r->v.header(r->v.user, &r->header) : 0;
@@ -3791,9 +3820,7 @@ static int enc_lp_str(enc_state *e, mem_buf *b, const void *data, size_t len) {
         head[0] = 0xf0, n = 5;
         for (int i = 0; i < 4; i++) head[1 + i] = (u8)(len >> (8 * i));
     }
-    u64 all = n + len;
-    int w = lp_back_width(all, e->narrow);
-    for (int i = w - 1; i >= 0; i--, all >>= 7) back[i] = (u8)((all & 127) | (i ? 128 : 0));
+    int w = lp_put_back(back, n + len, e->narrow);
     if (mem_buf_add(&e->mem, b, head, n) || mem_buf_add(&e->mem, b, data, len)) return RDBKIT_ERR_NOMEM;
     return mem_buf_add(&e->mem, b, back, (size_t)w);
 }
@@ -5734,15 +5761,6 @@ int rdbkit_filter_key_regex(rdbkit_filter *f, const char *pattern, int negate) {
     return RDBKIT_OK;
 }
 
-/* FNV-1a, stirred. Who chooses the names of the list chooses how fast it is; names of a file cannot slow it down
- * much, as only those whose whole hash is met are compared. */
-static u64 flt_hash(rdbkit_str s) {
-    u64 h = 0xcbf29ce484222325;
-    for (size_t i = 0; i < s.len; i++) h = (h ^ (u8)s.data[i]) * 0x100000001b3;
-    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15;
-    return h ^ h >> 29;
-}
-
 /* The place of a name, or the free one where it would go. The table has one. */
 static flt_name *flt_name_place(const rdbkit_filter *f, rdbkit_str s, u64 hash) {
     const size_t mask = f->name_cap - 1;
@@ -5775,8 +5793,9 @@ static int flt_names_grow(rdbkit_filter *f) {
 
 int rdbkit_filter_key_name(rdbkit_filter *f, const char *name, size_t len) {
     const rdbkit_str s = {name, len};
-    const u64 hash = flt_hash(s);
+    u64 hash, more;
     u8 head[8];
+    port_hash(0, s, &hash, &more);
     if (f->names_n >= f->name_cap / 4 * 3 && flt_names_grow(f)) return RDBKIT_ERR_NOMEM;
     flt_name *x = flt_name_place(f, s, hash);
     if (x->at) return RDBKIT_OK;
@@ -5918,7 +5937,10 @@ static int flt_slot_passes(const rdbkit_filter *f, rdbkit_str name) {
 }
 
 static int flt_name_passes(const rdbkit_filter *f, rdbkit_str name) {
-    return !f->names_n || flt_name_place(f, name, flt_hash(name))->at != 0;
+    u64 hash, more;
+    if (!f->names_n) return 1;
+    port_hash(0, name, &hash, &more);
+    return flt_name_place(f, name, hash)->at != 0;
 }
 
 /* The name for regexec(): terminated, and so only up to its first NUL. 0 or RDBKIT_ERR_NOMEM. */
@@ -6776,30 +6798,6 @@ struct rdbkit_check {
     rdbkit_duplicate shown[REP_SHOWN];
 };
 
-/* 128 bits of hash, by multiplying. Not proof against an enemy, who could make a sound file look like one with
- * duplicates: so a finding is confirmed by reading the two records. */
-PORT_INLINE void rep_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
-    static const u64 k[] = {0xa0761d6478bd642fULL, 0xe7037ed1a0b428dbULL, 0x8ebc6af09c88c6e3ULL, 0x589965cc75374cc3ULL};
-    const u8 *p = (const u8 *)s.data;
-    size_t n = s.len;
-    u64 x = (seed + 1) * k[0], y = (u64)n * k[1], lo = 0, hi = 0, h;
-    for (; n > 16; p += 16, n -= 16) {
-        u64 l = port_mul128(port_le64(p) ^ k[2], port_le64(p + 8) ^ x, &h);
-        x = l ^ h;
-        y += port_le64(p + 8) ^ h;
-    }
-    if (n >= 8)
-        lo = port_le64(p), hi = port_le64(p + n - 8);
-    else if (n >= 4)
-        lo = port_le32(p), hi = port_le32(p + n - 4);
-    else if (n)
-        lo = (u64)p[0] << 16 | (u64)p[n / 2] << 8 | p[n - 1];
-    u64 l = port_mul128(lo ^ k[2] ^ x, hi ^ k[3] ^ y, &h), h2;
-    l = port_mul128(l ^ k[0], h ^ k[1], &h2);
-    *a = l ^ h2;
-    *b = h2;
-}
-
 static void rep_found(rdbkit_check *c, rep_record x, rep_record y) {
     if (c->found++ >= REP_SHOWN) return;
     rdbkit_duplicate *d = &c->shown[c->found - 1];
@@ -6835,7 +6833,7 @@ PORT_INLINE int rep_add(rdbkit_check *c, rep_record x) {
 PORT_INLINE rep_record rep_record_of(u64 seed, u64 off, rdbkit_str s) {
     rep_record x;
     u64 more;
-    rep_hash(seed, s, &x.hash, &more);
+    port_hash(seed, s, &x.hash, &more); /* which an enemy can fool: findings are confirmed by reading */
     x.more = (more & ~REP_OFF_MASK) | (off & REP_OFF_MASK);
     return x;
 }
@@ -7234,7 +7232,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
  *
- *     main > cli_parse > a row of cli_verbs > cli_read (source, input, reader, visitor) > struct cli_out
+ *     main > main_parse > a row of main_verbs > cli_read (source, input, reader, visitor) > struct cli_out
  *
  * Data goes to standard output or -o alone, through write(2) in large blocks, all else to standard error. An -o
  * file appears whole and under its name, or not at all. Exit codes: enum cli_exit. Tests: tests/cli_test.py */
@@ -9371,9 +9369,13 @@ static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target
     return code;
 }
 
+/* The target as the user calls it. */
+static const char *verb_target_name(const struct cli *c) {
+    return cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
+}
+
 static int verb_convert(struct cli *c, struct cli_source *src) {
-    const char *to = cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
-    return verb_write(c, src, rdbkit_target_find(to));
+    return verb_write(c, src, rdbkit_target_find(verb_target_name(c)));
 }
 
 static int verb_filter_file(struct cli *c, struct cli_source *src) { return verb_write(c, src, NULL); }
@@ -9384,7 +9386,6 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     static const char *const names[] = {"auto", "utf8", "base64", "latin1"};
     const char *name = cli_has(c, CLI_O_ENCODING) ? c->o.text[CLI_O_ENCODING] : names[0];
     rdbkit_json_options options;
-    rdbkit_reader_options reading;
     struct cli_pass pass;
     unsigned i = 0;
     rdbkit_json_options_init(&options);
@@ -9397,9 +9398,8 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     options.lines = cli_has(c, CLI_O_LINES);
     rdbkit_json *json = rdbkit_json_new(&options, cli_out_write, &c->out);
     if (!json) return cli_fail_errno(c, NULL, ENOMEM);
-    cli_reader_options(c, &reading);
-    reading.piece_len = 0;
-    int status = cli_read(src, &reading, rdbkit_json_visitor(json), &pass);
+    const struct verb_sink sink = {.visitor = rdbkit_json_visitor(json)};
+    int status = verb_pass(c, src, &sink, 0, &pass);
     (void)rdbkit_json_finish(json); /* an error is in c->out */
     rdbkit_json_free(json);
     return cli_judge_pass(c, src, status, &pass);
@@ -9422,7 +9422,7 @@ struct main_verb {
     const char *example;
 };
 
-static const struct main_verb cli_verbs[] = {
+static const struct main_verb main_verbs[] = {
     {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB file that the target loads",
      "Makes an RDB file for another server, older or newer. What the target loads as it is goes through unchanged, the\n"
      "rest is encoded as that server would. Without -o the file is in the current folder and named after input and\n"
@@ -9457,19 +9457,19 @@ static const struct main_verb cli_verbs[] = {
     {"help", CLI_V_HELP, NULL, 1, "[VERB]", "this, or all about a verb",
      "Prints what a verb does, its options with an example each, and the exit codes.", "rdbkit help to-resp"},
 };
-#define CLI_VERBS_N (sizeof cli_verbs / sizeof *cli_verbs)
+#define MAIN_VERBS_N (sizeof main_verbs / sizeof *main_verbs)
 
-static const struct main_verb *cli_verb_find(const char *name) {
-    for (size_t i = 0; i < CLI_VERBS_N; i++)
-        if (strcmp(cli_verbs[i].name, name) == 0) return &cli_verbs[i];
+static const struct main_verb *main_verb_of(const char *name) {
+    for (size_t i = 0; i < MAIN_VERBS_N; i++)
+        if (strcmp(main_verbs[i].name, name) == 0) return &main_verbs[i];
     return NULL;
 }
 
 static void main_help_all(struct cli_out *out) {
     cli_puts(out, "usage: rdbkit VERB [options] FILE...\n\n"
                   "Reads RDB files of Redis and Valkey, plain or in gzip; - is standard input.\n\n");
-    for (size_t i = 0; i < CLI_VERBS_N; i++)
-        cli_printf(out, "  %-8s  %s\n", cli_verbs[i].name, cli_verbs[i].brief);
+    for (size_t i = 0; i < MAIN_VERBS_N; i++)
+        cli_printf(out, "  %-8s  %s\n", main_verbs[i].name, main_verbs[i].brief);
     cli_puts(out, "\n`rdbkit help VERB` has the options. `rdbkit -V` has the version.\n");
 }
 
@@ -9550,7 +9550,7 @@ static void main_near_offer(struct main_near *near, const char *name) {
 
 static int main_bad_verb(struct cli *c, const char *given) {
     struct main_near near = {given, NULL, 0};
-    for (size_t i = 0; i < CLI_VERBS_N; i++) main_near_offer(&near, cli_verbs[i].name);
+    for (size_t i = 0; i < MAIN_VERBS_N; i++) main_near_offer(&near, main_verbs[i].name);
     cli_say(c, NULL, "unknown verb %.200s; the nearest is %s", given, near.name);
     cli_hint(c, "rdbkit help lists the verbs");
     return CLI_USAGE;
@@ -9572,8 +9572,8 @@ static int main_bad_option(struct cli *c, const struct main_verb *verb, const ch
     for (size_t i = 0; i < CLI_O_N; i++)
         if (cli_option_table[i].verbs & verb->bit) main_near_offer(&near, cli_option_table[i].name);
     cli_say(c, NULL, "%s has no option %s%.200s; the nearest is --%s", verb->name, dashes, given, near.name);
-    for (size_t i = 0; i < CLI_VERBS_N; i++)
-        if (cli_option_find(&cli_verbs[i], given)) cli_say(c, NULL, "%s has it", cli_verbs[i].name);
+    for (size_t i = 0; i < MAIN_VERBS_N; i++)
+        if (cli_option_find(&main_verbs[i], given)) cli_say(c, NULL, "%s has it", main_verbs[i].name);
     (void)snprintf(hint, sizeof hint, "rdbkit help %s lists its options", verb->name);
     cli_hint(c, hint);
     return CLI_USAGE;
@@ -9664,7 +9664,7 @@ static int main_parse_short(struct cli *c, const struct main_verb *verb, const c
 }
 
 /* Options and inputs may be mixed. */
-static int cli_parse(struct cli *c, const struct main_verb *verb, struct main_args args) {
+static int main_parse(struct cli *c, const struct main_verb *verb, struct main_args args) {
     int code = CLI_OK, ended = 0;
     char **to = c->o.inputs = args.argv;
     c->o.given = calloc((size_t)args.n + 1, sizeof *c->o.given); /* each value is of an argument of its own */
@@ -9693,7 +9693,7 @@ static int main_inputs_ok(struct cli *c, const struct main_verb *verb) {
 /* Answer -h, -V and the verb help. */
 static int main_answer(struct cli *c, const struct main_verb *verb) {
     const char *topic = !verb->run && c->o.inputs_n ? c->o.inputs[0] : NULL;
-    const struct main_verb *about = topic ? cli_verb_find(topic) : verb;
+    const struct main_verb *about = topic ? main_verb_of(topic) : verb;
     if (!about) return main_bad_verb(c, topic);
     int code = cli_out_open(c, &c->out, cli_temp_name[0], NULL);
     if (code) return code;
@@ -9706,7 +9706,7 @@ static int main_answer(struct cli *c, const struct main_verb *verb) {
 /* Where the output of convert goes if nobody says: the current folder, named after input and target. */
 static const char *main_convert_name(struct cli *c) {
     const char *in = c->o.inputs[0], *slash = strrchr(in, '/');
-    const char *to = cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
+    const char *to = verb_target_name(c);
     static const char *const ends[] = {".gz", ".rdb"};
     if (strcmp(in, "-") == 0) in = "dump";
     else if (slash) in = slash + 1;
@@ -9781,9 +9781,9 @@ static int main_main(struct cli *c, int argc, char **argv) {
     for (size_t i = 0; i < sizeof spelled / sizeof *spelled; i++)
         if (strcmp(name, spelled[i][0]) == 0) name = spelled[i][1];
     if (strcmp(name, "-V") == 0) c->o.text[CLI_O_VERSION] = name = "help";
-    const struct main_verb *verb = cli_verb_find(name);
+    const struct main_verb *verb = main_verb_of(name);
     if (!verb) return main_bad_verb(c, name);
-    int code = cli_parse(c, verb, (struct main_args){argv + 2, argc - 2});
+    int code = main_parse(c, verb, (struct main_args){argv + 2, argc - 2});
     if (code) return code;
     if (cli_has(c, CLI_O_HELP) || cli_has(c, CLI_O_VERSION)) return main_answer(c, verb);
     if (!main_inputs_ok(c, verb)) return CLI_USAGE;

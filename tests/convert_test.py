@@ -382,33 +382,29 @@ def write_borders(path):
         f.write(b"".join(out))
 
 
-def try_borders(path, server):
-    """Encoded anew it has to be the same data, and what the server itself would have written."""
-    out, digests, dump = [], [], os.path.join(server.dir, "dump.rdb")
-    for options in ([], ["--reencode"]):
+def digests(path, server, ways):
+    """The dump made in each of the ways, loaded: what is wrong with it, or with the digests, which have to be one."""
+    found, dump = [], os.path.join(server.dir, "dump.rdb")
+    for options in ways:
         p = rdbkit("convert", path, "--to", server.release, "-o", dump, "--force", *options)
         if p.returncode:
-            return ["%s: %s" % (options, said(p))]
+            return None, ["%s: %s" % (options, said(p))]
         load(server)
-        digests.append(server.ask("DEBUG", "DIGEST"))
-    if len(set(digests)) != 1:
-        out.append("digests %s" % digests)
-    return out + checker_says(server, dump) + try_own_form(server, dump, True)
+        found.append(server.ask("DEBUG", "DIGEST"))
+    return dump, [] if len(set(found)) == 1 else ["digests %s" % found]
+
+
+def try_borders(path, server):
+    """Encoded anew it has to be the same data, and what the server itself would have written."""
+    dump, out = digests(path, server, ([], ["--reencode"]))
+    return out if dump is None else out + checker_says(server, dump) + try_own_form(server, dump, True)
 
 
 def try_large(path, server):
     """A file that every server loads: as it is, and encoded anew, it has to have the same digest."""
-    out, digests = [], []
-    dump = os.path.join(server.dir, "dump.rdb")
-    for options in ([], ["--reencode"], ["--reencode", "--no-compress"]):
-        p = rdbkit("convert", path, "--to", server.release, "-o", dump, "--force", *options)
-        if p.returncode:
-            return ["%s: %s" % (options, said(p))]
-        load(server)
-        digests.append(server.ask("DEBUG", "DIGEST"))
-    if len(set(digests)) != 1:
-        out.append("digests %s" % digests)
-    os.unlink(dump)
+    dump, out = digests(path, server, ([], ["--reencode"], ["--reencode", "--no-compress"]))
+    if dump is not None:
+        os.unlink(dump)
     return out
 
 
