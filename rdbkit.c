@@ -3556,8 +3556,8 @@ _Static_assert(sizeof loss_kinds / sizeof loss_kinds[0] == RDBKIT_LOSS_KIND_N, "
 typedef struct loss_set {
     rdbkit_loss row[RDBKIT_LOSS_KIND_N];
     u64 last_subject[RDBKIT_LOSS_KIND_N];
+    u64 told[RDBKIT_LOSS_KIND_N]; /* items that the callback has heard of */
 } loss_set;
-
 
 /* One item more. subject: a number above 0 that is the same for all items of one key. */
 static void loss_add(loss_set *set, rdbkit_loss_kind kind, u64 subject, u64 db, rdbkit_str name) {
@@ -3605,14 +3605,33 @@ typedef struct loss_sink {
     rdbkit_target target;
     loss_set set;
     int allow; /* losses are counted; otherwise the first one ends the work */
+    int fresh; /* something was counted that the callback has not heard of */
     u64 subject, db;
     rdbkit_str name;
+    rdbkit_loss_fn on_loss; /* or NULL */
+    void *on_loss_ctx;
 } loss_sink;
 
 static void loss_init(loss_sink *l, const rdbkit_target *target, int allow) {
     if (target) l->target = *target;
     l->allow = allow;
     memcpy(l->set.row, loss_kinds, sizeof loss_kinds);
+}
+
+static void loss_listen(loss_sink *l, rdbkit_loss_fn on_loss, void *ctx) {
+    l->on_loss = on_loss;
+    l->on_loss_ctx = ctx;
+}
+
+/* All that is lost of what is at hand is known: tell it, while the name is still there. */
+static void loss_tell(loss_sink *l) {
+    for (size_t i = 0; l->fresh && l->on_loss && i < RDBKIT_LOSS_KIND_N; i++) {
+        const u64 items = l->set.row[i].items - l->set.told[i];
+        const rdbkit_key_loss loss = {&loss_kinds[i], l->name, l->db, items};
+        l->set.told[i] += items;
+        if (items) l->on_loss(l->on_loss_ctx, &loss);
+    }
+    l->fresh = 0;
 }
 
 PORT_INLINE int loss_has(const loss_sink *l, unsigned feature) {
@@ -3629,13 +3648,25 @@ PORT_INLINE void loss_next(loss_sink *l, u64 db, rdbkit_str name) {
 /* Something of it is lost: 0 to go on without. */
 static int loss_lose(loss_sink *l, rdbkit_loss_kind kind) {
     loss_add(&l->set, kind, l->subject, l->db, l->name);
-    return loss_kinds[kind].is_note || l->allow ? 0 : RDBKIT_ERR_LOSS;
+    l->fresh = 1;
+    if (loss_kinds[kind].is_note || l->allow) return 0;
+    loss_tell(l);
+    return RDBKIT_ERR_LOSS;
+}
+
+/* The key at hand is in a database that the target may not have: counted once for all of its keys. */
+static void loss_db(loss_sink *l) {
+    if (l->db <= 15 || l->set.last_subject[RDBKIT_NOTE_DB_NUMBER] == l->db + 1) return;
+    loss_add(&l->set, RDBKIT_NOTE_DB_NUMBER, l->db + 1, l->db, l->name);
+    l->fresh = 1;
 }
 
 /* Something outside of keys is lost. */
 static int loss_lose_other(loss_sink *l, rdbkit_loss_kind kind, rdbkit_str name) {
     loss_next(l, RDBKIT_NO_DB, name);
-    return loss_lose(l, kind);
+    int st = loss_lose(l, kind);
+    loss_tell(l);
+    return st;
 }
 
 static const rdbkit_loss *loss_at(const loss_sink *l, size_t index) {
@@ -4717,14 +4748,12 @@ static int wr_keep_key(rdbkit_writer *w, const rdbkit_key *key) {
     return 0;
 }
 
-static int wr_on_key(void *user, const rdbkit_key *key) {
-    rdbkit_writer *w = user;
+static int wr_take_key(rdbkit_writer *w, const rdbkit_key *key) {
     int st = wr_ready(w);
     w->type = NULL;
     w->raw = 0;
     loss_next(&w->v.l, key->db, key->name);
-    if (key->db > 15 && key->db != w->db && !w->same)
-        loss_add(&w->v.l.set, RDBKIT_NOTE_DB_NUMBER, key->db + 1, key->db, key->name);
+    if (!w->same) loss_db(&w->v.l);
     if (st) return st;
     if (key->type->shape == RDBKIT_MODULE) {
         if (w->opt.drop_modules) return RDBKIT_SKIP_KEY;
@@ -4741,9 +4770,17 @@ static int wr_on_key(void *user, const rdbkit_key *key) {
     return wr_keep_key(w, key);
 }
 
+static int wr_on_key(void *user, const rdbkit_key *key) {
+    rdbkit_writer *w = user;
+    int st = wr_take_key(w, key);
+    if (!w->type || w->raw) loss_tell(&w->v.l); /* nothing more will be lost of it, and its name goes */
+    return st;
+}
+
 static int wr_key_end(void *user) {
     rdbkit_writer *w = user;
     if (!w->type || w->raw) return 0;
+    loss_tell(&w->v.l);
     int st = enc_end(&w->v.enc);
     if (st || !w->v.enc.type) return st;
     st = wr_key_head(w, &w->key, w->v.enc.type);
@@ -4785,6 +4822,7 @@ static rdbkit_writer *wr_new(const rdbkit_writer_options *options, rdbkit_write_
     if (!w) return NULL;
     w->opt = *options;
     loss_init(&w->v.l, options->target, options->allow_loss);
+    loss_listen(&w->v.l, options->on_loss, options->on_loss_ctx);
     if (options->spill) w->spill = *options->spill;
     enc_init(&w->v.enc, &mem, &w->v.l.target, !options->no_compress, options->spill ? &w->spill : NULL);
     w->db = RDBKIT_NO_DB;
@@ -5102,8 +5140,7 @@ static int resp_select(rdbkit_resp *s, u64 db) {
 /* What a dry run need not look into, and what a target has no room for. Returns an answer for the reader. */
 static int resp_key_loss(rdbkit_resp *s, const rdbkit_key *key) {
     int look = 0;
-    if (key->db > 15 && !s->opt.single_db && key->db != s->db)
-        loss_add(&s->v.l.set, RDBKIT_NOTE_DB_NUMBER, key->db + 1, key->db, key->name);
+    if (!s->opt.single_db) loss_db(&s->v.l);
     switch (key->type->shape) {
     case RDBKIT_MODULE: loss_lose(&s->v.l, RDBKIT_NOTE_MODULE_VALUE); break;
     case RDBKIT_STREAM:
@@ -5137,6 +5174,7 @@ static int resp_on_key(void *user, const rdbkit_key *key) {
     s->idle_s = key->idle_s;
     s->lfu_freq = key->lfu_freq;
     answer = resp_key_loss(s, key);
+    if (answer) loss_tell(&s->v.l);
     if (s->db != key->db && (st = resp_select(s, key->db))) return st;
     if (answer) {
         s->type = NULL; /* nothing of this key is sent */
@@ -5442,6 +5480,7 @@ static int resp_key_end(void *user) {
     if (!st) st = resp_claim(s);
     if (!st && (s->raw_on || s->restoring)) st = resp_restore_value(s);
     if (!st && s->expire_ms != RDBKIT_NO_EXPIRY) st = resp_key_number(s, "$9\r\nPEXPIREAT\r\n", s->expire_ms);
+    loss_tell(&s->v.l);
     resp_complete(s);
     return st;
 }
@@ -5487,6 +5526,7 @@ static rdbkit_resp *resp_new(const rdbkit_resp_options *options, rdbkit_write_fn
     s->opt = *options;
     if (options->spill) s->spill = *options->spill;
     loss_init(&s->v.l, options->target, options->allow_loss || options->dry_run);
+    loss_listen(&s->v.l, options->on_loss, options->on_loss_ctx);
     enc_init(&s->v.enc, &mem, &s->v.l.target, 1, options->spill ? &s->spill : NULL);
     s->db = RDBKIT_NO_DB;
     rdbkit_visitor v = {0};
@@ -7340,7 +7380,7 @@ enum cli_kind {
     X(ALLOW_LOSS,    "allow-loss",      0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
       "go on where the target cannot hold the data, and list what was lost", "--allow-loss") \
     X(LOSS_REPORT,   "loss-report",     0,   "FILE",   CLI_V_LOSS,    CLI_TEXT, \
-      "write what is lost to FILE, a JSON object a line", "--loss-report lost.jsonl") \
+      "write what is lost of each key to FILE, a JSON object a line", "--loss-report lost.jsonl") \
     X(KEY,           "key",             'k', "GLOB",   CLI_V_FILTER,  CLI_TEXT, \
       "only keys whose name matches GLOB as KEYS has it; given again: any of them", "-k 'user:*'") \
     X(NOT_KEY,       "not-key",         'K', "GLOB",   CLI_V_FILTER,  CLI_TEXT, \
@@ -9226,20 +9266,15 @@ static void verb_loss_list(struct cli *c, const char *name, const struct verb_si
     }
 }
 
-static void verb_loss_report(struct cli_out *out, const struct verb_sink *s) {
-    const rdbkit_loss *loss;
-    for (size_t i = 0; (loss = s->loss(s->it, i)) != NULL; i++) {
-        cli_printf(out, "{\"kind\":\"%s\",\"note\":%s,\"text\":", loss->name,
-                   loss->is_note ? "true" : "false");
-        cli_put_json(out, cli_str(loss->text));
-        cli_printf(out, ",\"keys\":%" PRIu64 ",\"items\":%" PRIu64, loss->keys, loss->items);
-        if (loss->db == RDBKIT_NO_DB) cli_puts(out, ",\"db\":null");
-        else cli_printf(out, ",\"db\":%" PRIu64, loss->db);
-        cli_puts(out, ",\"first_key\":");
-        cli_put_json(out, (rdbkit_str){loss->key, loss->key_len < sizeof loss->key ? (size_t)loss->key_len
-                                                                                   : sizeof loss->key});
-        cli_puts(out, "}\n");
-    }
+/* A line of the report; a rdbkit_loss_fn. */
+static void verb_loss_report(void *ctx, const rdbkit_key_loss *loss) {
+    struct cli_out *out = ctx;
+    cli_printf(out, "{\"kind\":\"%s\",\"note\":%s", loss->row->name, loss->row->is_note ? "true" : "false");
+    if (loss->db == RDBKIT_NO_DB) cli_puts(out, ",\"db\":null");
+    else cli_printf(out, ",\"db\":%" PRIu64, loss->db);
+    cli_puts(out, ",\"key\":");
+    cli_put_json(out, loss->key);
+    cli_printf(out, ",\"items\":%" PRIu64 "}\n", loss->items);
 }
 
 /* Say that data would be lost. begun: some output was written already. */
@@ -9248,7 +9283,6 @@ static int verb_refuse(struct cli *c, const struct cli_source *src, const struct
             begun ? "the output ends at the first loss" : "nothing was written");
     verb_loss_list(c, src->name, s, 1);
     cli_hint(c, "--allow-loss keeps what can be kept and leaves the rest out; --to names another target");
-    verb_loss_report(&c->report, s);
     return CLI_REFUSED;
 }
 
@@ -9270,7 +9304,6 @@ static int verb_judge(struct cli *c, struct cli_source *src, const struct verb_s
         (status == RDBKIT_ERR_LOSS || (refuse && status == RDBKIT_DONE && verb_loss_count(s))))
         return verb_refuse(c, src, s, !c->out.path);
     verb_loss_list(c, src->name, s, 0);
-    verb_loss_report(&c->report, s);
     return cli_judge_pass(c, src, status, pass);
 }
 
@@ -9280,20 +9313,22 @@ static struct verb_sink verb_resp_sink(const rdbkit_resp_options *options, rdbki
 }
 
 /* The look ahead, before the first byte of output: would it lose anything? Damage is left to the real pass,
- * whose output before it is of use. */
-static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_resp_options *options) {
+ * whose output before it is of use. The report is left to the real pass, too, or to one more if that is refused. */
+static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_resp_options *options, int report) {
     struct cli_pass pass;
     rdbkit_resp_options dry = *options;
     dry.dry_run = 1;
+    if (!report) dry.on_loss = NULL;
     rdbkit_resp *s = rdbkit_resp_new(&dry, cli_out_write, &c->out);
     if (!s) return cli_fail_errno(c, NULL, ENOMEM);
     const struct verb_sink sink = verb_resp_sink(&dry, s);
     int code = CLI_OK, status = verb_pass(c, src, &sink, 1, &pass);
     if (pass.tail == CLI_TAIL_AOF) code = cli_judge_tail(c, src, &pass);
     else if (status == RDBKIT_ERR_IO) code = cli_fail(c, src->name, &pass.error);
-    else if (!options->allow_loss && verb_loss_count(&sink)) code = verb_refuse(c, src, &sink, 0);
+    else if (!options->allow_loss && !report && verb_loss_count(&sink)) code = verb_refuse(c, src, &sink, 0);
     rdbkit_resp_free(s);
-    if (code == CLI_OK && !cli_source_rewind(src)) code = cli_fail_errno(c, src->name, errno);
+    if (!cli_source_rewind(src)) return code ? code : cli_fail_errno(c, src->name, errno);
+    if (code == CLI_REFUSED && options->on_loss) (void)verb_resp_scan(c, src, options, 1);
     return code;
 }
 
@@ -9325,13 +9360,14 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
     options.single_db = cli_has(c, CLI_O_SINGLE_DB);
     options.no_functions = cli_has(c, CLI_O_NO_FUNCTIONS);
     options.allow_loss = cli_has(c, CLI_O_ALLOW_LOSS);
+    if (cli_has(c, CLI_O_LOSS_REPORT)) options.on_loss = verb_loss_report, options.on_loss_ctx = &c->report;
     /* Output into a file can be taken back at the end, which saves the scan and lists every loss of a pipe,
      * too. */
     const int file = c->out.path != NULL, refuse = file && !options.allow_loss;
     const int scan =
         !file && src->seekable &&
         (verb_resp_odd_end(src) || (!options.allow_loss && verb_resp_loss_possible(src, options.target)));
-    int code = scan ? verb_resp_scan(c, src, &options) : CLI_OK;
+    int code = scan ? verb_resp_scan(c, src, &options, 0) : CLI_OK;
     if (file) options.allow_loss = 1;
     if (!code) code = verb_resp_run(c, src, &options, refuse);
     if (spill_file.fd >= 0) (void)close(spill_file.fd);
@@ -9354,6 +9390,7 @@ static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target
     options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
     options.drop_functions = cli_has(c, CLI_O_DROP_FUNCTIONS);
     options.same_keys = !c->filter && !options.drop_modules;
+    if (cli_has(c, CLI_O_LOSS_REPORT)) options.on_loss = verb_loss_report, options.on_loss_ctx = &c->report;
     /* Output into a file can be taken back at the end, so that every loss is listed. */
     const int allowed = cli_has(c, CLI_O_ALLOW_LOSS), file_out = c->out.path != NULL;
     options.allow_loss = allowed || file_out;

@@ -429,6 +429,19 @@ typedef struct rdbkit_loss {
     char key[64];
 } rdbkit_loss;
 
+/* What is lost of one key (function library, module, database), of one kind. */
+typedef struct rdbkit_key_loss {
+    const rdbkit_loss *row; /* its kind, name, text and is_note; constant, nothing is counted there */
+    rdbkit_str key; /* whole name as it goes out (or the library's, the module's); of a database: of its first key */
+    uint64_t db;    /* or RDBKIT_NO_DB: functions, module data */
+    uint64_t items; /* fields, groups, members or pending entries, at least 1 */
+} rdbkit_key_loss;
+
+/* Hear of losses one key at a time. loss and what it points to: borrowed until the function returns, but for row. It
+ * must not call the sink that calls it. A sink calls it from inside its own callbacks, once for each key and kind, when all that is lost
+ * of the key is known; at once if the loss is what ends the work; not for a key in whose middle an error comes. */
+typedef void (*rdbkit_loss_fn)(void *ctx, const rdbkit_key_loss *loss);
+
 /* ---- Output ------------------------------------------------------------------------------------------- */
 
 /* Take len bytes. Returns 0, or a negative errno, which ends the work with RDBKIT_ERR_IO. */
@@ -462,6 +475,8 @@ typedef struct rdbkit_writer_options {
     int drop_modules;            /* 1: leave module values and module aux fields out */
     int drop_functions;          /* 1: leave function libraries out, without calling it a loss */
     int same_keys;               /* 1: nothing is filtered, so that the input's key counts hold */
+    rdbkit_loss_fn on_loss;      /* hears of each key that loses something; NULL: not wanted */
+    void *on_loss_ctx;
 } rdbkit_writer_options;
 
 RDBKIT_API void rdbkit_writer_options_init(rdbkit_writer_options *options);
@@ -498,6 +513,8 @@ typedef struct rdbkit_resp_options {
     int no_functions;    /* 1: leave functions out, without calling it a loss */
     int allow_loss;      /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
     int dry_run;         /* 1: write nothing, read on, collect the losses */
+    rdbkit_loss_fn on_loss; /* hears of each key that loses something; NULL: not wanted */
+    void *on_loss_ctx;
 } rdbkit_resp_options;
 
 RDBKIT_API void rdbkit_resp_options_init(rdbkit_resp_options *options);

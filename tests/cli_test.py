@@ -718,6 +718,36 @@ def functions_for_redis_6_and_field_expiry_for_redis_7_are_losses():
     expect(b"4102444800000" in r.out and not r.err, "field expiry", r)
 
 
+def expiring(key, *fields):
+    """A hash of Redis 7.4 whose fields expire in the year 2100."""
+    return b"\x18" + txt(key) + struct.pack("<q", 4102444800000) + num(len(fields)) + b"".join(num(1) + txt(f) + txt(b"v") for f in fields)
+
+
+@test
+def loss_report_has_a_line_for_each_key_and_kind():
+    library = b"\xf5" + txt(b"#!lua name=lib\nx")
+    data = rdb(library, b"\xfe\x00", expiring(b"one", b"f", b"g"), string(b"kept"), expiring(b"t\xfc\"o", b"f"), b"\xfe\x10", expiring(b"x" * 100, b"f"),
+               magic=b"REDIS0012")
+    write("in.rdb", data)
+    want = [("function", False, None, "lib", 1), ("field-expiry", False, 0, "one", 2), ("field-expiry", False, 0, "t\u00fc\"o", 1),
+            ("db-number", True, 16, "x" * 100, 1), ("field-expiry", False, 16, "x" * 100, 1)]
+    convert, commands, restore = ("convert",), ("to-resp",), ("to-resp", "--restore")
+    cases = [(5, verb + out, want) for verb in (convert, commands, restore) for out in (("-o", "out"),)]
+    cases += [(0, verb + out + ("--allow-loss",), want) for verb in (convert, commands, restore) for out in (("-o", "out"), ("-o", "-"))]
+    cases += [(5, commands + ("-o", "-"), want), (5, restore + ("-o", "-"), want), (5, convert + ("-o", "-"), want[:1])]
+
+    def one(case):
+        code, args, lines = case
+        result = run(*args, "--to", "redis-6.2", "--loss-report", "lost", "--force", "in.rdb")
+        expect_exit(code, result, "3 with 4 items") if len(lines) > 1 else expect_exit(code, result)
+        got = [json.loads(line) for line in read("lost").splitlines()]
+        expect(all(sorted(row) == ["db", "items", "key", "kind", "note"] for row in got), "fields", got)
+        got = sorted((r["kind"], r["note"], r["db"], r["key"], r["items"]) for r in got)
+        expect(got == sorted(lines), "report", got)
+
+    each(cases, one)
+
+
 @test
 def damage_after_half_the_file_leaves_whole_commands_alone():
     data = rdb(*[collection(1, b"list%d" % i, 3000, 50) for i in range(4)], sums=False)

@@ -229,6 +229,55 @@ static void writer_refuses_field_expiry_where_there_is_none(void **state) {
     rdbkit_writer_free(w);
 }
 
+static void note_loss(void *ctx, const rdbkit_key_loss *l) {
+    assert_ptr_equal(l->row, &loss_kinds[l->row->kind]);
+    err_add(ctx, 4096, "%s %.*s@%lld %llu;", l->row->name, (int)l->key.len, l->key.data, (long long)l->db,
+            (unsigned long long)l->items);
+}
+
+static void writer_tells_the_losses_of_each_key_at_its_end(void **state) {
+    static const char want[] = "function lib@-1 1;field-expiry a@16 2;db-number a@16 1;field-expiry bb@16 1;stream s@3 1;";
+    static char got[4096];
+    (void)state;
+    got[0] = 0;
+    for (int allow = 1; allow >= 0; allow--, got[0] = 0) {
+        rdbkit_writer_options o;
+        rdbkit_writer_options_init(&o);
+        o.target = rdbkit_target_find("redis-4.0");
+        o.allow_loss = allow;
+        o.on_loss = note_loss;
+        o.on_loss_ctx = got;
+        file.len = 0;
+        rdbkit_writer *w = rdbkit_writer_new(&o, keep, &file);
+        const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+        assert_int_equal(v->function(v->user, str("#!lua name=lib\n"), 245), allow ? 0 : RDBKIT_ERR_LOSS);
+        if (!allow) {
+            assert_string_equal(got, "function lib@-1 1;");
+        } else {
+            rdbkit_key k = key_of("a", FMT_HASH_2);
+            k.db = 16;
+            for (int i = 0; i < 2; i++, k.name = str("bb")) {
+                assert_int_equal(v->key(v->user, &k), 0);
+                assert_int_equal(v->hash_field(v->user, str("f"), str("v"), 5000), 0);
+                assert_int_equal(v->hash_field(v->user, str("g"), str("v"), RDBKIT_NO_EXPIRY), 0);
+                if (!i) assert_int_equal(v->hash_field(v->user, str("h"), str("v"), 5000), 0);
+                assert_int_equal(v->key_end(v->user), 0);
+            }
+            k = key_of("s", FMT_STREAM_3);
+            k.db = 3;
+            assert_int_equal(v->key(v->user, &k), RDBKIT_SKIP_KEY);
+            assert_int_equal(v->key_end(v->user), 0);
+            k = key_of("t", FMT_STRING);
+            assert_int_equal(v->key(v->user, &k), 0);
+            assert_int_equal(v->string(v->user, str("v")), 0);
+            assert_int_equal(v->key_end(v->user), 0);
+            assert_int_equal(v->end(v->user, 0), 0);
+            assert_string_equal(got, want);
+        }
+        rdbkit_writer_free(w);
+    }
+}
+
 /* A spill in memory, to see that it is used and read back right. */
 typedef struct spill_file {
     u8 *data;
@@ -304,6 +353,7 @@ int main(void) {
         cmocka_unit_test(writer_makes_a_file_from_nothing_that_reads_back),
         cmocka_unit_test(writer_counts_field_expiry_from_the_smallest_and_sorts_it),
         cmocka_unit_test(writer_refuses_field_expiry_where_there_is_none),
+        cmocka_unit_test(writer_tells_the_losses_of_each_key_at_its_end),
         cmocka_unit_test(writer_with_a_spill_gives_the_same_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
