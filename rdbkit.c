@@ -7358,6 +7358,8 @@ enum cli_kind {
     X(REENCODE,      "reencode",        0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
       "decode and encode every value anew, as the target would; by default those that it loads as they are go " \
       "through unchanged", "--reencode") \
+    X(RECOMPRESS,    "recompress",      0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
+      "another name of --reencode", "--recompress") \
     X(NO_COMPRESS,   "no-compress",     0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
       "do not compress what is encoded anew", "--no-compress --reencode") \
     X(DROP_MODULES,  "drop-modules",    0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
@@ -9386,7 +9388,7 @@ static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target
     options.target = target;
     options.spill = &spill;
     options.no_compress = cli_has(c, CLI_O_NO_COMPRESS);
-    options.reencode = cli_has(c, CLI_O_REENCODE);
+    options.reencode = cli_has(c, CLI_O_REENCODE) || cli_has(c, CLI_O_RECOMPRESS);
     options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
     options.drop_functions = cli_has(c, CLI_O_DROP_FUNCTIONS);
     options.same_keys = !c->filter && !options.drop_modules;

@@ -749,6 +749,14 @@ def loss_report_has_a_line_for_each_key_and_kind():
 
 
 @test
+def recompress_is_reencode():
+    data = rdb(*(string(b"key:%d" % i, b"x" * 1000) for i in range(10)))
+    raw, new, same = (run("convert", "-o", "-", *flags, "-", data=data).out for flags in ((), ("--reencode",), ("--recompress",)))
+    expect(new == same, "not the same", new[:200], same[:200])
+    expect(len(new) < len(raw) // 5, "%d bytes of %d" % (len(new), len(raw)))
+
+
+@test
 def damage_after_half_the_file_leaves_whole_commands_alone():
     data = rdb(*[collection(1, b"list%d" % i, 3000, 50) for i in range(4)], sums=False)
     r = run("to-resp", "-", data=data[:len(data) // 2])
