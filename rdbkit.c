@@ -3540,13 +3540,15 @@ PORT_INLINE int out_room(out_buf *o, size_t n) {
       "when consumers of streams were last active: the target takes when they were last seen")                    \
     X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")          \
     X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                          \
-    X(LOSS_MODULE, "module", "module values are left out")                                                        \
+    X(LOSS_MODULE, "module", "module values over 512 MiB are left out: no command can carry them")                \
     X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")                 \
     X(NOTE_PENDING_GONE, "pending-gone", "pending entries whose message is deleted: no command can make them")     \
     X(NOTE_MODULE_VALUE, "module-value", "module values are carried as they are: the target needs the module")    \
     X(NOTE_MODULE_AUX, "module-aux", "module data outside of keys is left out: the target has no way to take it")  \
     X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")                   \
-    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")
+    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")                                    \
+    X(NOTE_DROPPED_MODULE, "dropped-module", "module values and module data are left out, as asked for")          \
+    X(NOTE_DROPPED_FUNCTION, "dropped-function", "function libraries are left out, as asked for")
 
 #define LOSS_ROW(kind, name, text) {RDBKIT_##kind, name, text, RDBKIT_##kind >= RDBKIT_NOTE_PENDING_GONE, 0, 0, 0, 0, {0}},
 static const rdbkit_loss loss_kinds[] = {LOSS_KINDS(LOSS_ROW)};
@@ -4662,7 +4664,8 @@ static int wr_function(void *user, rdbkit_str code, int opcode) {
     rdbkit_writer *w = user;
     int st = wr_ready(w);
     (void)opcode;
-    if (st || w->opt.drop_functions) return st;
+    if (st) return st;
+    if (w->opt.drop_functions) return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
     if (!loss_has(&w->v.l, RDBKIT_F_FUNCTIONS)) return loss_lose_other(&w->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
     st = wr_byte(w, FMT_OP_FUNCTION2);
     return st ? st : wr_str(w, code);
@@ -4673,7 +4676,7 @@ static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
     rdbkit_str name = {aux->module, strlen(aux->module)};
     int st = wr_ready(w);
     if (st) return st;
-    if (w->opt.drop_modules) return RDBKIT_SKIP_KEY;
+    if (w->opt.drop_modules) return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_MODULE, name), RDBKIT_SKIP_KEY;
     if (!loss_has(&w->v.l, RDBKIT_F_MODULE_AUX)) return loss_lose_other(&w->v.l, RDBKIT_NOTE_MODULE_AUX, name);
     st = wr_byte(w, FMT_OP_MODULE_AUX);
     if (!st) st = wr_len(w, aux->id);
@@ -4756,7 +4759,7 @@ static int wr_take_key(rdbkit_writer *w, const rdbkit_key *key) {
     if (!w->same) loss_db(&w->v.l);
     if (st) return st;
     if (key->type->shape == RDBKIT_MODULE) {
-        if (w->opt.drop_modules) return RDBKIT_SKIP_KEY;
+        if (w->opt.drop_modules) return loss_lose(&w->v.l, RDBKIT_NOTE_DROPPED_MODULE), RDBKIT_SKIP_KEY;
         if (w->opt.target) loss_lose(&w->v.l, RDBKIT_NOTE_MODULE_VALUE);
     }
     if (key->type->shape == RDBKIT_STREAM && !loss_has(&w->v.l, RDBKIT_F_STREAMS))
@@ -5142,7 +5145,10 @@ static int resp_key_loss(rdbkit_resp *s, const rdbkit_key *key) {
     int look = 0;
     if (!s->opt.single_db) loss_db(&s->v.l);
     switch (key->type->shape) {
-    case RDBKIT_MODULE: loss_lose(&s->v.l, RDBKIT_NOTE_MODULE_VALUE); break;
+    case RDBKIT_MODULE:
+        loss_lose(&s->v.l, s->opt.drop_modules ? RDBKIT_NOTE_DROPPED_MODULE : RDBKIT_NOTE_MODULE_VALUE);
+        if (s->opt.drop_modules) return RDBKIT_SKIP_KEY;
+        break;
     case RDBKIT_STREAM:
         if (!loss_has(&s->v.l, RDBKIT_F_STREAMS)) {
             int st = loss_lose(&s->v.l, RDBKIT_LOSS_STREAM);
@@ -5468,7 +5474,10 @@ static int resp_restore_value(rdbkit_resp *s) {
     }
     if (st || !type || s->opt.dry_run) return st;
     u64 len = s->raw_on ? s->raw.len : enc_result_len(&s->v.enc);
-    return len + 64 > RESP_PAYLOAD_MAX ? resp_as_commands(s, type) : resp_restore(s, type, len);
+    if (len + 64 <= RESP_PAYLOAD_MAX) return resp_restore(s, type, len);
+    if (type->shape != RDBKIT_MODULE) return resp_as_commands(s, type);
+    s->expire_ms = RDBKIT_NO_EXPIRY; /* there is no key to expire */
+    return loss_lose(&s->v.l, RDBKIT_LOSS_MODULE);
 }
 
 /* ---- the rest ---- */
@@ -5488,7 +5497,7 @@ static int resp_key_end(void *user) {
 static int resp_function(void *user, rdbkit_str code, int opcode) {
     rdbkit_resp *s = user;
     (void)opcode;
-    if (s->opt.no_functions) return 0;
+    if (s->opt.drop_functions) return loss_lose_other(&s->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
     if (!loss_has(&s->v.l, RDBKIT_F_FUNCTIONS))
         return loss_lose_other(&s->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
     int st = resp_command(s, s->opt.replace ? 4 : 3, "$8\r\nFUNCTION\r\n$4\r\nLOAD\r\n");
@@ -5499,8 +5508,9 @@ static int resp_function(void *user, rdbkit_str code, int opcode) {
 }
 
 static int resp_module_aux(void *user, const rdbkit_module_aux *aux) {
+    rdbkit_resp *s = user;
     rdbkit_str name = {aux->module, strlen(aux->module)};
-    return loss_lose_other(&((rdbkit_resp *)user)->v.l, RDBKIT_NOTE_MODULE_AUX, name);
+    return loss_lose_other(&s->v.l, s->opt.drop_modules ? RDBKIT_NOTE_DROPPED_MODULE : RDBKIT_NOTE_MODULE_AUX, name);
 }
 
 static int resp_slot_import(void *user, rdbkit_str job, uint64_t ranges) {
@@ -7362,10 +7372,10 @@ enum cli_kind {
       "another name of --reencode", "--recompress") \
     X(NO_COMPRESS,   "no-compress",     0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
       "do not compress what is encoded anew", "--no-compress --reencode") \
-    X(DROP_MODULES,  "drop-modules",    0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
-      "leave module values and module data out", "--drop-modules") \
-    X(DROP_FUNCTIONS, "drop-functions", 0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
-      "leave function libraries out", "--drop-functions") \
+    X(DROP_MODULES,  "drop-modules",    0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
+      "leave module values and module data out, with a warning", "--drop-modules") \
+    X(DROP_FUNCTIONS, "drop-functions", 0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
+      "leave function libraries out, with a warning", "--drop-functions") \
     X(BATCH,         "batch",           0,   "N",      CLI_V_TO_RESP, CLI_NUMBER, \
       "elements in one command, 1 to 100000; default 64", "--batch 1000") \
     X(RESTORE,       "restore",         0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
@@ -7378,7 +7388,7 @@ enum cli_kind {
     X(SINGLE_DB,     "single-db",       0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
       "send no SELECT: all keys go to the database of the connection", "--single-db") \
     X(NO_FUNCTIONS,  "no-functions",    0,   NULL,     CLI_V_TO_RESP, CLI_FLAG, \
-      "leave function libraries out", "--no-functions") \
+      "another name of --drop-functions", "--no-functions") \
     X(ALLOW_LOSS,    "allow-loss",      0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
       "go on where the target cannot hold the data, and list what was lost", "--allow-loss") \
     X(LOSS_REPORT,   "loss-report",     0,   "FILE",   CLI_V_LOSS,    CLI_TEXT, \
@@ -9360,7 +9370,8 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
     options.del_first = cli_has(c, CLI_O_DEL_FIRST);
     options.replace = cli_has(c, CLI_O_REPLACE);
     options.single_db = cli_has(c, CLI_O_SINGLE_DB);
-    options.no_functions = cli_has(c, CLI_O_NO_FUNCTIONS);
+    options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
+    options.drop_functions = cli_has(c, CLI_O_NO_FUNCTIONS) || cli_has(c, CLI_O_DROP_FUNCTIONS);
     options.allow_loss = cli_has(c, CLI_O_ALLOW_LOSS);
     if (cli_has(c, CLI_O_LOSS_REPORT)) options.on_loss = verb_loss_report, options.on_loss_ctx = &c->report;
     /* Output into a file can be taken back at the end, which saves the scan and lists every loss of a pipe,

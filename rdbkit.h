@@ -406,13 +406,15 @@ typedef enum rdbkit_loss_kind {
     RDBKIT_LOSS_ACTIVE_TIME,     /* of consumers; files below RDB 11 have the time they were seen alone */
     RDBKIT_LOSS_FIELD_EXPIRY,    /* hash fields are kept, and live for ever */
     RDBKIT_LOSS_FUNCTION,        /* the library is left out */
-    RDBKIT_LOSS_MODULE,          /* the key is left out */
+    RDBKIT_LOSS_MODULE,          /* the key is left out: larger than what RESTORE takes */
     RDBKIT_LOSS_NAN_SCORE,       /* the member is left out: no server takes NaN */
     RDBKIT_NOTE_PENDING_GONE,    /* pending entry whose message is deleted: no command makes one */
     RDBKIT_NOTE_MODULE_VALUE,    /* carried as RESTORE: the target needs that module */
     RDBKIT_NOTE_MODULE_AUX,      /* module data outside of keys: no command carries it */
     RDBKIT_NOTE_DB_NUMBER,       /* a database above 15: the target needs a higher `databases` */
     RDBKIT_NOTE_SLOT_IMPORT,     /* an unfinished slot import is left out */
+    RDBKIT_NOTE_DROPPED_MODULE,  /* drop_modules: the key, or the module data outside of keys, is left out */
+    RDBKIT_NOTE_DROPPED_FUNCTION, /* drop_functions: the library is left out */
     RDBKIT_LOSS_KIND_N
 } rdbkit_loss_kind;
 
@@ -472,8 +474,8 @@ typedef struct rdbkit_writer_options {
     int no_compress;             /* 1: no LZF for what is encoded */
     int reencode;                /* 1: no value goes through as it is, all are encoded as the target would */
     int allow_loss;              /* 0: the first loss ends with RDBKIT_ERR_LOSS */
-    int drop_modules;            /* 1: leave module values and module aux fields out */
-    int drop_functions;          /* 1: leave function libraries out, without calling it a loss */
+    int drop_modules;            /* 1: leave module values and module data out, with a note */
+    int drop_functions;          /* 1: leave function libraries out, with a note instead of a loss */
     int same_keys;               /* 1: nothing is filtered, so that the input's key counts hold */
     rdbkit_loss_fn on_loss;      /* hears of each key that loses something; NULL: not wanted */
     void *on_loss_ctx;
@@ -510,7 +512,8 @@ typedef struct rdbkit_resp_options {
     int del_first;       /* 1: DEL before each key */
     int replace;         /* 1: overwrite: REPLACE for RESTORE and FUNCTION LOAD, DEL before other values */
     int single_db;       /* 1: no SELECT: all keys into the database of the connection */
-    int no_functions;    /* 1: leave functions out, without calling it a loss */
+    int drop_modules;    /* 1: leave module values and module data out, with a note */
+    int drop_functions;  /* 1: leave function libraries out, with a note instead of a loss */
     int allow_loss;      /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
     int dry_run;         /* 1: write nothing, read on, collect the losses */
     rdbkit_loss_fn on_loss; /* hears of each key that loses something; NULL: not wanted */

@@ -1,6 +1,6 @@
 /* fuzz_resp.c - commands out: whatever the input, what is written is whole, well-formed commands.
  *
- * Option bytes: target (128: restore); flags (1 del_first, 2 replace, 4 single_db, 8 no_functions, 16 allow_loss, 32 dry_run,
+ * Option bytes: target (128: restore); flags (1 del_first, 2 replace, 4 single_db, 8 drop_functions, 16 allow_loss, 32 dry_run,
  * 64 small pieces, 128 a write fails); batch; where the write fails.
  *
  * SPDX-License-Identifier: MIT
@@ -107,7 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     so.del_first = o[1] & 1;
     so.replace = o[1] >> 1 & 1;
     so.single_db = o[1] >> 2 & 1;
-    so.no_functions = o[1] >> 3 & 1;
+    so.drop_functions = o[1] >> 3 & 1;
     so.allow_loss = o[1] >> 4 & 1;
     so.dry_run = o[1] >> 5 & 1;
     if (o[2]) so.batch = o[2];

@@ -696,6 +696,25 @@ def no_functions_leaves_them_out():
 
 
 @test
+def dropped_modules_and_functions_are_named_without_being_a_loss():
+    modules, aux = fixture("redis72/module_7_allvals.rdb"), fixture("redis72/module_aux_247.rdb")
+    n = run("keys", "--format", "%t", modules).out.count(b"module")
+    functions = rdb(b"\xf5" + txt(b"#!lua name=mine\nx"), string(b"a"), magic=b"REDIS0010")
+    write("functions.rdb", functions)
+    for verb in (("convert", "-o", "out"), ("filter", "-o", "out"), ("to-resp", "-o", "out"), ("to-resp", "--restore", "-o", "-")):
+        to = () if verb[0] == "filter" else ("--to", "redis-6.2")
+        lost = ("--force", "--loss-report", "lost")
+        r = expect_exit(0, run(*verb, "--drop-modules", *lost, modules, *(to and ("--to", "redis-8.0"))), "warning: dropped-module: ", ": %d, first" % n)
+        rows = [json.loads(line) for line in read("lost").splitlines()]
+        expect(len(rows) == n > 0 and all(x["kind"] == "dropped-module" and x["note"] and x["db"] == 0 for x in rows), verb, rows)
+        expect_exit(0, run(*verb, "--drop-modules", *lost, aux, *(to and ("--to", "redis-8.0"))), "warning: dropped-module: ")
+        expect(any(json.loads(line)["db"] is None for line in read("lost").splitlines()), "no module data: ", read("lost"))
+        expect_exit(0, run(*verb, "--drop-functions", *lost, "functions.rdb", *to), "warning: dropped-function: ", 'first "mine"')
+        expect(json.loads(read("lost"))["key"] == "mine", "report", read("lost"))
+        expect(not run(*verb, "--drop-functions", "--force", "-q", "functions.rdb", *to).err, "-q says something")
+
+
+@test
 def stream_for_redis_4_is_exit_5_with_no_byte_out_and_the_key():
     path = fixture("redis50/everything.rdb")
     keys = [line.split('"')[1] for line in open(path[:-4] + ".keys") if re.match(r'\d+ "[^"]*" stream ', line)]

@@ -27,7 +27,7 @@ import servers
 from compare import LEVELS, Keyspace, differences, losses
 from servers import Server, rdbkit, report, skip
 
-NOTES = re.compile(r"warning: (pending-gone|module-aux|db-number|slot-import): ")
+NOTES = re.compile(r"warning: (pending-gone|module-aux|db-number|slot-import|dropped-module|dropped-function): ")
 
 
 def try_pair(source, server):

@@ -204,7 +204,7 @@ static void options_start_with_the_defaults(void **state) {
     assert_int_equal(s.del_first, 0);
     assert_int_equal(s.replace, 0);
     assert_int_equal(s.single_db, 0);
-    assert_int_equal(s.no_functions, 0);
+    assert_int_equal(s.drop_functions, 0);
     assert_int_equal(s.allow_loss, 0);
     assert_int_equal(s.dry_run, 0);
 }
