@@ -7344,7 +7344,8 @@ enum cli_verb_bit {
     CLI_V_ALL = CLI_V_READ | CLI_V_HELP,
     CLI_V_FILTER = CLI_V_READ,
     CLI_V_CHANGE = CLI_V_TO_RESP | CLI_V_KEYS | CLI_V_INFO | CLI_V_WRITE | CLI_V_TO_JSON,
-    CLI_V_LOSS = CLI_V_TO_RESP | CLI_V_WRITE
+    CLI_V_LOSS = CLI_V_TO_RESP | CLI_V_WRITE,
+    CLI_V_DATA = CLI_V_TO_RESP | CLI_V_TO_JSON | CLI_V_WRITE /* keys go out */
 };
 
 enum cli_kind {
@@ -7672,6 +7673,7 @@ static rdbkit_str cli_str(const char *text) { return (rdbkit_str){text, strlen(t
 struct cli {
     struct cli_options o;
     rdbkit_filter *filter; /* of --key and the like, or NULL */
+    struct verb_twice *twice; /* watches keys that may come to be one, or NULL */
     struct cli_out out;    /* the data */
     struct cli_out report; /* --loss-report */
     struct cli_out err;    /* standard error, flushed after each line */
@@ -9112,7 +9114,7 @@ static void verb_confirm_read(struct cli_source *src, const rdbkit_check *check,
     }
     uint64_t keys = src->keys;
     if (!src->seekable || !cli_source_rewind(src)) return;
-    rdbkit_reader_options_init(&options);
+    cli_reader_options(src->cli, &options);
     options.ignore_checksum = 1;
     v.user = f;
     v.key = verb_confirm_key;
@@ -9214,6 +9216,77 @@ static int verb_check(struct cli *c, struct cli_source *src) {
     return code;
 }
 
+/* ---- Keys that become one ------------------------------------------------------------------------------ */
+
+/* --rename and --map-db can give two keys the same name and database. No server loads such a file, and commands
+ * would mix the two, so that the keys are watched as they go out. */
+struct verb_twice {
+    struct verb_spill file;
+    rdbkit_spill spill;
+    rdbkit_check *check;
+    rdbkit_filter *filter;
+    int no_modules, no_streams; /* such keys do not go out */
+};
+
+static void verb_twice_free(struct verb_twice *t) {
+    if (!t) return;
+    rdbkit_check_free(t->check);
+    if (t->file.fd >= 0) (void)close(t->file.fd);
+    free(t);
+}
+
+/* Watch, if the command line gives cause. */
+static int verb_twice_new(struct cli *c) {
+    const rdbkit_target *target = cli_has(c, CLI_O_TO) ? rdbkit_target_find(c->o.text[CLI_O_TO]) : NULL;
+    if (!cli_has(c, CLI_O_MAP_DB) && !cli_has(c, CLI_O_RENAME)) return CLI_OK;
+    struct verb_twice *t = c->twice = calloc(1, sizeof *t);
+    if (!t) return cli_fail_errno(c, NULL, ENOMEM);
+    t->file.fd = -1;
+    t->spill = (rdbkit_spill){verb_spill_write, verb_spill_read, &t->file, verb_spill_reset};
+    t->filter = c->filter;
+    t->no_modules = cli_has(c, CLI_O_DROP_MODULES);
+    t->no_streams = target && !(target->features & RDBKIT_F_STREAMS);
+    t->check = rdbkit_check_new(NULL, &t->spill);
+    return t->check ? CLI_OK : cli_fail_errno(c, NULL, ENOMEM);
+}
+
+/* In place of rdbkit_filter_apply(). That the temporary file fails is told at the end. */
+static int verb_twice_key(void *ctx, rdbkit_key *key) {
+    struct verb_twice *t = ctx;
+    int st = rdbkit_filter_apply(t->filter, key);
+    const rdbkit_shape shape = key->type->shape;
+    if (st || (t->no_modules && shape == RDBKIT_MODULE) || (t->no_streams && shape == RDBKIT_STREAM)) return st;
+    const rdbkit_visitor *v = rdbkit_check_visitor(t->check);
+    if (!t->file.sys_errno) (void)v->key(v->user, key);
+    return st;
+}
+
+/* At the end of an input: whether keys have become one, and which. */
+static int verb_twice_judge(struct cli *c, struct cli_source *src) {
+    struct verb_confirm f;
+    struct verb_twice *t = c->twice;
+    const int64_t found = t->file.sys_errno ? RDBKIT_ERR_IO : rdbkit_check_finish(t->check);
+    if (t->file.sys_errno) return verb_spill_failed(c, &t->file);
+    if (found < 0) return cli_fail_errno(c, NULL, ENOMEM);
+    if (found == 0) return CLI_OK;
+    verb_confirm_read(src, t->check, &f);
+    uint64_t real = (uint64_t)found - f.n;
+    for (size_t i = 0; i < f.n; i++) {
+        const struct verb_dup *d = &f.dup[i];
+        if (d->name.data && !d->same) continue;
+        real++;
+        cli_printf(&c->err, "rdbkit: %.200s: two keys become one: ", src->name);
+        if (d->name.data) cli_put_quoted(&c->err, d->name);
+        if (d->name.data) cli_printf(&c->err, " db %" PRIu64 ": ", d->db);
+        cli_printf(&c->err, "at %" PRIu64 " and %" PRIu64 "\n", d->at.first_off, d->at.second_off);
+    }
+    cli_out_flush(&c->err);
+    for (size_t i = 0; i < f.n; i++) verb_free_str(f.dup[i].name);
+    if ((uint64_t)found > f.n) cli_say(c, src->name, "%" PRIu64 " more that become one", (uint64_t)found - f.n);
+    if (real) cli_hint(c, "--rename and --map-db must keep the keys apart; -K and -D leave one of them out");
+    return real ? CLI_REFUSED : CLI_OK;
+}
+
 /* ---- to-resp ------------------------------------------------------------------------------------------ */
 
 /* Whether a version that is new to the target may hold something that the target cannot. A pass over the file
@@ -9305,6 +9378,7 @@ static int verb_pass(struct cli *c, struct cli_source *src, const struct verb_si
     cli_reader_options(c, &options);
     options.piece_len = s->piece_len;
     if (dry) options.ignore_checksum = 1;
+    else if (c->twice) options.key_filter = verb_twice_key, options.key_filter_ctx = c->twice;
     return cli_read(src, &options, s->visitor, pass);
 }
 
@@ -9789,6 +9863,7 @@ static int main_outputs_open(struct cli *c, const struct main_verb *verb) {
 /* Run a verb on each input. The exit code is the highest of all. */
 static int main_run(struct cli *c, const struct main_verb *verb) {
     int worst = verb_filter(c, &c->filter);
+    if (worst == CLI_OK && (verb->bit & CLI_V_DATA)) worst = verb_twice_new(c);
     if (worst == CLI_OK) worst = main_outputs_open(c, verb);
     const int opened = worst == CLI_OK;
     for (int i = 0; opened && i < c->o.inputs_n && !c->out.sys_errno; i++) {
@@ -9797,6 +9872,7 @@ static int main_run(struct cli *c, const struct main_verb *verb) {
         if (code == CLI_OK) {
             code = verb->run(c, &src);
             if (code <= CLI_NO) verb_filter_after(c, &src);
+            if (code == CLI_OK && c->twice) code = verb_twice_judge(c, &src);
             if (cli_has(c, CLI_O_VERBOSE))
                 cli_say(c, src.name, "%" PRIu64 " bytes read, %" PRIu64 " written", src.read_off,
                         c->out.bytes + c->out.len);
@@ -9853,6 +9929,7 @@ int main(int argc, char **argv) {
     int code = main_main(&c, argc, argv);
     free(c.o.given);
     free(c.o.made_name);
+    verb_twice_free(c.twice);
     rdbkit_filter_free(c.filter);
     cli_out_flush(&c.err);
     return code;

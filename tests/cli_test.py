@@ -768,6 +768,47 @@ def loss_report_has_a_line_for_each_key_and_kind():
 
 
 @test
+def keys_that_become_one_are_exit_5_and_named():
+    write("in.rdb", rdb(b"\xfe\x00", string(b"a:x"), string(b"b:x"), string(b"same"), b"\xfe\x01", string(b"same"), collection(1, b"a:y", 3)))
+    rename, move = ("--rename", "b:a"), ("--map-db", "1:0")
+    cases = [(rename, ('"a:x" db 0',)), (move, ('"same" db 0',)), (rename + move, ('"a:x" db 0', '"same" db 0')), (rename + ("-K", "a:x"), ()),
+             (move + ("-T", "string"), ()), (move + ("-d", "1"), ()), (("--rename", ":p"), ()), (("--map-db", "1:2"), ())]
+
+    def one(case):
+        args, found = case
+        for verb in (("convert",), ("filter",), ("to-resp",), ("to-resp", "--restore"), ("to-json",), ("to-json", "--lines")):
+            for path in ("out", "-"):
+                r = expect_exit(5 if found else 0, run(*verb, *args, "-o", path, "in.rdb"), *found)
+                expect(r.err.count("two keys become one") == len(found), args, r)
+                expect(os.path.exists("out") == (path == "out" and not found), "%s %s: files: " % (verb, args), os.listdir("."))
+                expect(path == "out" or r.out, "no output", r)
+                if os.path.exists("out"):
+                    os.unlink("out")
+        with open("in.rdb", "rb") as data:
+            p = subprocess.run("cat | %s filter %s -o out -" % (RDBKIT, " ".join(args)), shell=True, stdin=data, stderr=subprocess.PIPE)
+        expect(p.returncode == (5 if found else 0) and p.stderr.count(b"become one: at ") == len(found), args, p.stderr)
+        if not found:
+            os.unlink("out")
+
+    each(cases, one)
+
+
+@test
+def keys_that_become_one_are_found_among_many_and_dropped_ones_do_not_count():
+    n = 100000
+    write("many.rdb", rdb(*(string(b"%c:%d" % (98 if i == 77777 else 97, 5 if i == 77777 else i)) for i in range(n)), sums=False))
+    expect_exit(5, run("filter", "--rename", "b:a", "-o", "out", "many.rdb"), '"a:5" db 0')
+    expect_exit(0, run("filter", "--rename", "b:a2", "-o", "out", "many.rdb"))
+    stream = read(fixture("redis50/everything.rdb"))
+    write("stream.rdb", stream)
+    old, new = (re.search(r'^0 "([\w:]+)" %s$' % kind, run("keys", "--format", "%d %k %t", "stream.rdb").out.decode(), re.M)[1]
+                for kind in ("stream", "string"))
+    args = ("--rename", "%s:%s" % (old.replace(":", "\\:"), new.replace(":", "\\:")), "--allow-loss", "-q", "-o", "out", "--force", "stream.rdb")
+    expect_exit(5, run("convert", "--to", "redis-5.0", *args), '"%s" db 0' % new)
+    expect_exit(0, run("convert", "--to", "redis-4.0", *args))
+
+
+@test
 def recompress_is_reencode():
     data = rdb(*(string(b"key:%d" % i, b"x" * 1000) for i in range(10)))
     raw, new, same = (run("convert", "-o", "-", *flags, "-", data=data).out for flags in ((), ("--reencode",), ("--recompress",)))
