@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Holds `rdbkit convert` and `rdbkit filter` against real servers: a file converted for a server has to be loaded by it.
+"""Holds `rdbkit convert`, `to-resp --restore` and `filter` against real servers: what was made for one has to arrive in it.
 
     tests/convert_test.py [--servers DIR] [--oracles DIR] [--corpus DIR] [-k TEXT] [--jobs N]
 
@@ -10,7 +10,7 @@ Every file is converted for every server, with and without --reencode, and put i
 then holds, with times of streams, pending entries of deleted messages and idle consumers, has to be what the source
 held apart from what compare.py takes away. Beside that: losses are refused and reported by their kinds; the same
 comes out twice; the server's own checker says yes; what --reencode writes has the types, the size and after loading
-the encodings that the server itself gives; there and back again is the same; hints survive; filter keeps the bytes of
+the encodings that the server itself gives; `to-resp --restore` into the server leaves the same keyspace; there and back again is the same; hints survive; filter keeps the bytes of
 what it keeps; large collections take little memory.
 """
 import glob
@@ -266,6 +266,32 @@ def try_pair(source, server, small=False):
     return out
 
 
+def try_restore(source, server, small=False):
+    """The same as try_pair() by RESTORE: what the server then holds, and what it is refused for."""
+    release, report_path, out = server.release, os.path.join(server.dir, "lost"), []
+    has_to, may = expected_losses(source, release)
+    command = ["to-resp", source.path, "--restore", "--to", release, *source.flags, "--loss-report", report_path, "--force"]
+    p = rdbkit(*command, stdout=subprocess.PIPE)
+    lost = {r["kind"] for r in map(json.loads, read(report_path).splitlines()) if not r["note"]}
+    if p.returncode != (5 if lost else 0) or not has_to <= lost <= may:
+        out.append("without --allow-loss: lost: %s, expected: %s; %s" % (sorted(lost), sorted(has_to), said(p)))
+    if p.returncode == 5 and p.stdout:
+        out.append("refused, and %d bytes were written before" % len(p.stdout))
+    if lost:
+        p = rdbkit(*command, "--allow-loss", stdout=subprocess.PIPE)
+    if p.returncode != 0:
+        return out + ["--allow-loss: " + said(p)]
+    server.empty()
+    complaint = server.pipe(p.stdout)
+    if complaint:
+        return out + [complaint]
+    out += compare_with(source, server, small)
+    times = stream_times(server)
+    if source.times is not None and times is not None:
+        out += times_differ(source.times, times, release)
+    return out
+
+
 # ---- There and back --------------------------------------------------------------------------------------------------
 
 def try_back(source, home, release, through):
@@ -486,8 +512,10 @@ def target_tests(release, server, sources, small, large):
     """All that is asked of one server: (name, function, arguments)"""
     for source in small:
         yield "%s converted for %s" % (source.name, release), try_pair, source, server, True
+        yield "%s restored into %s" % (source.name, release), try_restore, source, server, True
     for source in sources:
         yield "%s converted for %s" % (source.name, release), try_pair, source, server
+        yield "%s restored into %s" % (source.name, release), try_restore, source, server
         if source.name == "mix of " + release:
             for through in LEVELS:
                 if through != release:
