@@ -206,7 +206,8 @@ def checker_says(server, path):
     checker = os.path.join(os.path.dirname(server.programs["server"]), "check-rdb")
     if not os.access(checker, os.X_OK):
         return []
-    p = subprocess.run([checker, path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+    name = server.release.split("-")[0] + "-check-rdb"  # a build has it as the server under another name, and goes by that
+    p = subprocess.run([name, path], executable=checker, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
     text = p.stdout.decode(errors="replace")
     return [] if p.returncode == 0 and "looks OK" in text else ["%s's checker: exit %d: %s" % (server.release, p.returncode, text[-400:])]
 
