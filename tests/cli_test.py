@@ -7,6 +7,8 @@
 Needs Python's standard library alone. $SANITIZED: the program is built with sanitizers, memory is not measured.
 The last line is "N passed, N failed, N skipped".
 """
+import base64
+import binascii
 import glob
 import gzip
 import json
@@ -311,8 +313,9 @@ def full_disk_is_exit_3_with_a_message():
     write("a.rdb", rdb(string(b"k")))
     write("big.rdb", rdb(collection(1, b"l", 20000, 100)))
     with open("/dev/full", "wb") as full:
-        for args in (("to-resp", "a.rdb"), ("to-resp", "big.rdb"), ("keys", "a.rdb"), ("info", "a.rdb"), ("info", "--json", "a.rdb"),
-                     ("check", "a.rdb"), ("help",), ("--version",)):
+        for args in (("to-resp", "a.rdb"), ("to-resp", "big.rdb"), ("to-resp", "--restore", "a.rdb"), ("convert", "-o", "-", "a.rdb"),
+                     ("convert", "-o", "-", "big.rdb"), ("filter", "-o", "-", "a.rdb"), ("to-json", "a.rdb"), ("to-json", "big.rdb"),
+                     ("keys", "a.rdb"), ("info", "a.rdb"), ("info", "--json", "a.rdb"), ("check", "a.rdb"), ("help",), ("--version",)):
             if args[0] == "check" and not run(*args).out:
                 continue
             r = run(*args, stdout=full)
@@ -323,7 +326,9 @@ def full_disk_is_exit_3_with_a_message():
 def closed_pipe_is_exit_3_with_a_message():
     write("big.rdb", rdb(collection(1, b"l", 20000, 100)))
     write("many.rdb", rdb(*[string(b"key %d" % i) for i in range(20000)], sums=False))
-    for args in (("to-resp", "big.rdb"), ("keys", "many.rdb")):
+    for args in (("to-resp", "big.rdb"), ("to-resp", "--restore", "big.rdb"), ("convert", "-o", "-", "big.rdb"),
+                 ("convert", "--reencode", "--no-compress", "-o", "-", "big.rdb"), ("filter", "-o", "-", "big.rdb"), ("to-json", "big.rdb"),
+                 ("to-json", "--lines", "many.rdb"), ("keys", "many.rdb")):
         reader, writer = os.pipe()
         p = subprocess.Popen([RDBKIT] + list(args), stdout=writer, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         os.close(writer)
@@ -336,12 +341,30 @@ def closed_pipe_is_exit_3_with_a_message():
 @test
 def existing_output_is_exit_5_and_stays_unless_forced():
     write("a.rdb", rdb(string(b"k")))
-    write("out", b"precious")
-    expect_exit(5, run("to-resp", "a.rdb", "-o", "out"), "out", "--force")
-    expect(read("out") == b"precious", "it was changed")
-    r = expect_exit(0, run("to-resp", "a.rdb", "-o", "out", "--force"))
-    expect(not r.out and read("out") == run("to-resp", "a.rdb").out, "not the output")
-    expect(sorted(os.listdir(".")) == ["a.rdb", "out"], "left behind:", os.listdir("."))
+    for verb in (("to-resp",), ("to-resp", "--restore"), ("convert",), ("convert", "--reencode"), ("filter",), ("to-json",), ("keys",), ("info",)):
+        write("out", b"precious")
+        expect_exit(5, run(*verb, "a.rdb", "-o", "out"), "out", "--force")
+        expect(read("out") == b"precious", "it was changed")
+        r = expect_exit(0, run(*verb, "a.rdb", "-o", "out", "--force"))
+        expect(not r.out and read("out") == run(*verb, "a.rdb", "-o", "-").out, "not the output")
+        expect(sorted(os.listdir(".")) == ["a.rdb", "out"], "left behind:", os.listdir("."))
+
+
+@test
+def convert_names_its_output_and_filter_wants_a_name():
+    os.mkdir("in")
+    write("in/a.rdb", rdb(string(b"k")))
+    write("in/b.rdb.gz", gzip.compress(read("in/a.rdb")))
+    for args, name in ((("in/a.rdb",), "a.valkey-8.rdb"), (("--to", "redis-7", "in/a.rdb"), "a.redis-7.rdb"),
+                       (("--to", "rdb-9", "in/b.rdb.gz"), "b.rdb-9.rdb")):
+        r = expect_exit(0, run("convert", *args))
+        expect(not r.out and b"\x00" + txt(b"k") in read(name), "not the output", r)
+        expect_exit(5, run("convert", *args), name, "--force")
+        os.unlink(name)
+    expect_exit(0, run("convert", "-", data=read("in/a.rdb")))
+    expect(sorted(os.listdir(".")) == ["dump.valkey-8.rdb", "in"], "files", os.listdir("."))
+    r = expect_exit(2, run("filter", "in/a.rdb"), "-o")
+    expect(not r.out and len(os.listdir(".")) == 2, "filter without -o", os.listdir("."))
 
 
 @test
@@ -392,7 +415,11 @@ def failed_run_leaves_nothing_behind():
     before = sorted(os.listdir("."))
     expect_exit(4, run("to-resp", "cut.rdb", "-o", "out"))
     expect_exit(4, run("to-resp", "bad.rdb", "-o", "out"))
-    expect_exit(5, run("to-resp", "stream.rdb", "--to", "redis-4.0", "-o", "out"))
+    for verb in (("to-resp",), ("to-resp", "--restore"), ("convert",)):
+        expect_exit(5, run(*verb, "stream.rdb", "--to", "redis-4.0", "-o", "out"))
+    for verb in (("to-resp", "--restore"), ("convert",), ("filter",), ("to-json",)):
+        expect_exit(4, run(*verb, "cut.rdb", "-o", "out"))
+        expect_exit(4, run(*verb, "bad.rdb", "-o", "out"))
     expect_exit(3, run("to-resp", "missing.rdb", "-o", "out"))
     expect(sorted(os.listdir(".")) == before, "left behind:", os.listdir("."))
 
@@ -951,6 +978,154 @@ def examples_of_the_readme_that_are_marked_run():
         p = subprocess.run(["sh", "-eu", "-c", block], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                            env=env, timeout=120)
         expect(p.returncode == 0, "exit %d of %r: %r" % (p.returncode, block, p.stdout[-500:]))
+
+
+# ---- Filters and transforms ------------------------------------------------------------------------------------------
+
+NOW = 1700000000000
+LATER, EARLIER = 4102444800000, 1500000000000
+KEYS = [  # db, name, type, expiry, elements
+    (0, b"user:1", "string", -1), (0, b"user:2", "string", EARLIER), (0, b"user:30", "hash", LATER), (0, b"{tag}a", "list", -1),
+    (0, b"", "set", NOW), (3, b"user:1", "zset", NOW - 1), (3, b"nul\x00 \"q\"\n", "string", LATER), (12, b"t\xc3\xa4g", "hash", -1), (12, b"\xff", "list", -1)]
+
+
+def chosen_file():
+    parts, at = [], None
+    for db, name, kind, expiry in KEYS:
+        if db != at:
+            parts.append(b"\xfe" + num(db))
+        if expiry != -1:
+            parts.append(b"\xfc" + struct.pack("<q", expiry))
+        parts.append(string(name) if kind == "string" else collection({"list": 1, "set": 2, "hash": 4, "zset": 5}[kind], name, 3))
+        at = db
+    return rdb(*parts)
+
+
+def slot(name):
+    tag = re.match(rb"[^{]*\{([^}]+)\}", name)
+    return binascii.crc_hqx(tag[1] if tag else name, 0) % 16384
+
+
+def unquoted(name):
+    escape = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
+    return re.sub(rb"\\(?:x(..)|(.))", lambda m: bytes([int(m[1], 16)]) if m[1] else escape.get(m[2], m[2]), name)
+
+
+def listed(path, *args):
+    """(db, name, expiry) of each key, as `rdbkit keys` has it."""
+    r = expect_exit(0, run("keys", "--format", "%d %e %k", *args, path))
+    return [(int(db), unquoted(name), int(e)) for db, e, name in re.findall(rb'^(\d+) (-?\d+) "(.*)"$', r.out, re.M)]
+
+
+def from_json(path, *args):
+    """The same, as `rdbkit to-json` has it."""
+    rows = json.loads(expect_exit(0, run("to-json", *args, path)).out)
+    name = lambda s: base64.b64decode(s[7:]) if s.startswith("base64:") else s.encode()
+    return [(r["db"], name(r["key"]), r.get("expire_ms", -1)) for r in rows if "key" in r]
+
+
+def from_commands(path, *args):
+    """The same, as `rdbkit to-resp --restore` sends it."""
+    db, out = None, []
+    for c in resp(expect_exit(0, run("to-resp", "--restore", "--to", "redis-7.2", *args, path)).out):
+        if c[0] == b"SELECT":
+            db = int(c[1])
+        else:
+            expect(c[0] == b"RESTORE", "command", c)
+            out.append((db, c[1], int(c[2]) if b"ABSTTL" in c[4:] else -1))
+    return out
+
+
+def from_file(verb):
+    def give(path, *args):
+        expect_exit(0, run(verb, *args, "-o", "chosen.rdb", "--force", path))
+        expect_exit(0, run("check", "chosen.rdb"))
+        return listed("chosen.rdb")
+    return give
+
+
+@test
+def filters_choose_the_same_keys_in_every_verb():
+    write("in.rdb", chosen_file())
+    write("names", b'user:1\n""\n"nul\\x00 \\"q\\"\\n"\nnobody\n')
+    fits = lambda want: [(k[0], k[1], k[3]) for k in KEYS if want(*k)]
+    user = lambda d, n, t, e: n.startswith(b"user:")
+    cases = [
+        ((), lambda d, n, t, e: True),
+        (("-k", "user:*"), user), (("--key", "user:?"), lambda d, n, t, e: user(d, n, t, e) and len(n) == 6),
+        (("-k", "user:[^1]*", "-k", "{*"), lambda d, n, t, e: n in (b"user:2", b"user:30", b"{tag}a")),
+        (("-K", "user:*"), lambda *k: not user(*k)), (("-k", "user:*", "-K", "*0", "-K", "*2"), lambda d, n, t, e: n == b"user:1"),
+        (("--not-key", "*"), lambda *k: False), (("-k", "nul*q*"), lambda d, n, t, e: n.startswith(b"nul")),
+        (("--regex", "-k", "^user:[0-9]$"), lambda d, n, t, e: user(d, n, t, e) and len(n) == 6), (("--regex", "-K", "user|tag"), lambda d, n, t, e: b"user" not in n and b"tag" not in n),
+        (("--keys-from", "names"), lambda d, n, t, e: n in (b"user:1", b"") or n.startswith(b"nul")),
+        (("--keys-from", "names", "-d", "3"), lambda d, n, t, e: d == 3),
+        (("-t", "hash,list"), lambda d, n, t, e: t in ("hash", "list")), (("--type", "set", "-t", "zset"), lambda d, n, t, e: t in ("set", "zset")),
+        (("-T", "string"), lambda d, n, t, e: t != "string"), (("-t", "stream,module"), lambda *k: False),
+        (("-d", "0"), lambda d, n, t, e: d == 0), (("-d", "1-3,12"), lambda d, n, t, e: d in (3, 12)), (("-D", "0-5"), lambda d, n, t, e: d == 12),
+        (("-d", "0", "-d", "3", "-t", "string"), lambda d, n, t, e: d in (0, 3) and t == "string"),
+        (("--expired",), lambda d, n, t, e: -1 < e < LATER), (("--expired", "--now", NOW), lambda d, n, t, e: -1 < e < NOW),
+        (("--no-expired", "--now", NOW), lambda d, n, t, e: e == -1 or e >= NOW), (("--has-ttl",), lambda d, n, t, e: e != -1),
+        (("--no-ttl",), lambda d, n, t, e: e == -1), (("--has-ttl", "--no-expired"), lambda d, n, t, e: e == LATER),
+        (("--slot", slot(b"user:1")), lambda d, n, t, e: n == b"user:1"), (("--slot", "0-16383"), lambda *k: True),
+        (("--slot", "%d,%d" % (slot(b"tag"), slot(b"\xff"))), lambda d, n, t, e: n in (b"{tag}a", b"\xff")),
+        (("--slot", "0-8191"), lambda d, n, t, e: slot(n) < 8192),
+    ]
+
+    def one(case):
+        args, want = case
+        for give in (listed, from_json, from_commands, from_file("filter"), from_file("convert")):
+            got = give("in.rdb", *args)
+            expect(got == fits(want), "%s: " % (args,), got)
+
+    each(cases, one)
+    for give in (listed, from_json, from_commands, from_file("filter"), from_file("convert")):
+        for n in range(1, len(KEYS) + 2):
+            expect(give("in.rdb", "--limit", n) == fits(lambda *k: True)[:n], "--limit %d" % n)
+        expect(give("in.rdb", "--limit", 2, "-d", "3-12", "-T", "zset") == fits(lambda d, n, t, e: d > 0 and t != "zset")[:2], "--limit after the rest")
+    for verb in ("keys", "to-json", "to-resp"):
+        expect_exit(0, run(verb, "-k", "nobody", "in.rdb"), "no key matched")
+        expect(not run(verb, "-q", "-k", "nobody", "in.rdb").err, "-q says something")
+    expect_exit(0, run("keys", "--keys-from", "-", "in.rdb", data=b"\xff\n"))
+    expect_exit(3, run("keys", "--keys-from", "no such file", "in.rdb"), "no such file")
+
+
+@test
+def transforms_change_names_databases_and_expiries_in_every_verb():
+    write("in.rdb", chosen_file())
+    change = lambda d=lambda d: d, n=lambda n: n, e=lambda e: e: [(d(k[0]), n(k[1]), e(k[3])) for k in KEYS]
+    later = lambda ms: lambda e: e if e == -1 else e + ms
+    cases = [
+        (("--map-db", "0:5"), change(d=lambda d: d or 5)), (("--map-db", "0:3", "--map-db", "3:0"), change(d=lambda d: {0: 3, 3: 0}.get(d, d))),
+        (("--rename", "user\\::u"), change(n=lambda n: re.sub(rb"^user:", b"u", n))), (("--rename", ":new-"), change(n=lambda n: b"new-" + n)),
+        (("--rename", "user\\:3:x", "--rename", "user:y"), change(n=lambda n: re.sub(rb"^user", b"y", re.sub(rb"^user:3", b"x", n)))),
+        (("--rename", "\\xff:\\x00"), change(n=lambda n: n.replace(b"\xff", b"\x00"))),
+        (("--strip-ttl",), change(e=lambda e: -1)), (("--ttl-shift", "60"), change(e=later(60000))), (("--ttl-shift", "-60"), change(e=later(-60000))),
+        (("--map-db", "0:1", "--rename", "user:a", "--strip-ttl"), change(lambda d: d or 1, lambda n: n.replace(b"user", b"a"), lambda e: -1)),
+    ]
+
+    def one(case):
+        args, want = case
+        for give in (listed, from_json, from_commands, from_file("filter"), from_file("convert")):
+            got = give("in.rdb", *args)
+            expect(got == want, "%s: " % (args,), got)
+
+    each(cases, one)
+    expect(listed("in.rdb", "--map-db", "0:5", "-d", "0", "-k", "user:2", "--rename", "user:x", "--ttl-shift", "1", "--expired", "--now", NOW) ==
+           [(5, b"x:2", EARLIER + 1000)], "filters before transforms")
+
+
+@test
+def wrong_filters_are_wrong_usage():
+    write("in.rdb", chosen_file())
+
+    def one(args):
+        expect(run("filter", *args, "-o", "out", "in.rdb").code == 2, "exit 2 wanted of", args)
+        expect(not os.path.exists("out"), "output of %s" % (args,))
+
+    each([("-t", "hsh"), ("-t", ""), ("-d", "x"), ("-d", "3-1"), ("-d", "-1"), ("--slot", "16384"), ("--slot", "x"), ("--limit", "-1"), ("--limit", "0"), ("--limit", "x"),
+          ("--now", NOW), ("--now", "x", "--expired"), ("--expired", "--no-expired"), ("--has-ttl", "--no-ttl"), ("--expired", "--no-ttl"),
+          ("--strip-ttl", "--ttl-shift", "1"), ("--ttl-shift", "x"), ("--regex",), ("--regex", "-k", "("), ("--map-db", "0"), ("--map-db", "0:1", "--map-db", "0:2"),
+          ("--rename", "nothing"), ("--rename", "a:b:c")], one)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
