@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Speed and peak memory of rdbkit beside the peers that are there. Called by ./build.sh bench.
 
-    bench.py [WORKLOAD...]          to-resp and check of each file, best of ROUNDS (3), interleaved
+    bench.py [WORKLOAD...]          each verb on each file, best of ROUNDS (3), interleaved with its peer
     bench.py pipe [WORKLOAD...]     end to end: into an empty real server through redis-cli --pipe
 
-RDB_CLI=path of librdb's rdb-cli adds that peer; CHECK_RDB=path names the server's own checker.
+RDB_CLI=path of librdb's rdb-cli adds that peer; CHECK_RDB=path names the server's own checker. convert has no peer.
 """
 import os, shutil, subprocess, sys, tempfile, time
 
@@ -40,33 +40,42 @@ def measure(command):
     return float(wall), float(cpu), int(peak) / 1024
 
 
+def tools_for(path, rdb_cli, checker):
+    """[(name, command, name of the peer, its command or None)]; convert makes the version that the file has."""
+    with open(path, "rb") as f:
+        version = "rdb-%d" % int(f.read(9)[5:])
+    ours = lambda *words: ["./rdbkit", *words, "-o", "/dev/null", path]
+    theirs = lambda *words: rdb_cli and [rdb_cli, path, "-l", "/dev/null", *words, "-o", "/dev/null"]
+    return [("rdbkit to-resp", ours("to-resp"), "rdb-cli resp", theirs("resp")),
+            ("rdbkit to-resp --restore", ours("to-resp", "--restore", "--to", version), "rdb-cli resp -r", theirs("resp", "-r")),
+            ("rdbkit to-json", ours("to-json"), "rdb-cli json", theirs("json")),
+            ("rdbkit check", ["./rdbkit", "check", path], "check-rdb", checker and [checker, path]),
+            ("rdbkit convert", ours("convert", "--to", version), None, None),
+            ("rdbkit convert --reencode", ours("convert", "--reencode", "--to", version), None, None)]
+
+
 def files(names):
     rdb_cli = first(os.environ.get("RDB_CLI"))
     checker = first(os.environ.get("CHECK_RDB"), f"{SERVERS}/redis-8.0/check-rdb", f"{SERVERS}/valkey-8.1/check-rdb",
                     "redis-check-rdb", "valkey-check-rdb")
     print(f"peers: rdb-cli {rdb_cli or 'not there (set RDB_CLI)'}, check-rdb {checker or 'not there'}; best of {ROUNDS}")
-    print(f"{'workload':12} {'MB':>6} {'tool':24} {'seconds':>8} {'CPU':>7} {'MB/s':>7} {'M/s':>6} {'peak MiB':>8} {'rdbkit is':>10}")
+    print(f"{'workload':12} {'MB':>6} {'tool':26} {'seconds':>8} {'CPU':>7} {'MB/s':>7} {'M/s':>6} {'peak MiB':>8} {'rdbkit is':>10}")
     for name in names:
         path = made(name)
-        mb = os.path.getsize(path) / 1e6
-        tools = {"rdbkit to-resp": ["./rdbkit", "to-resp", path], "rdbkit check": ["./rdbkit", "check", path]}
-        if rdb_cli:
-            tools["rdb-cli resp"] = [rdb_cli, path, "-l", "/dev/null", "resp", "-o", "/dev/null"]
-        if checker:
-            tools["check-rdb"] = [checker, path]
-        best = {}
+        mb, best = os.path.getsize(path) / 1e6, {}
+        tools = tools_for(path, rdb_cli, checker)
         for _ in range(ROUNDS):
-            for tool in tools:
-                result = measure(tools[tool])
+            for tool, command in [pair for ours in tools for pair in (ours[:2], ours[2:]) if pair[1]]:
+                result = measure(command)
                 if result:
                     wall, cpu, peak = best.get(tool, result)
                     best[tool] = min(wall, result[0]), min(cpu, result[1]), max(peak, result[2])
-        for tool, peer in (("rdbkit to-resp", "rdb-cli resp"), ("rdbkit check", "check-rdb")):
+        for tool, _, peer, _ in tools:
             for t in (tool, peer):
                 if t in best:
                     wall, cpu, peak = best[t]
-                    ratio = f"{best[peer][0] / wall:9.1f}x" if t == tool and peer in best else ""
-                    print(f"{name:12} {mb:6.0f} {t:24} {wall:8.3f} {cpu:7.3f} {mb / wall:7.0f} {WORKLOADS[name] / wall:6.2f} "
+                    ratio = "" if t == peer or not peer else f"{best[peer][0] / wall:.1f}x" if peer in best else "no peer"
+                    print(f"{name:12} {mb:6.0f} {t:26} {wall:8.3f} {cpu:7.3f} {mb / wall:7.0f} {WORKLOADS[name] / wall:6.2f} "
                           f"{peak:8.1f} {ratio:>10}")
         sys.stdout.flush()
     print("M/s: millions of keys a second (of elements in collections, of entries in streams)")
