@@ -38,6 +38,19 @@ static _Noreturn void fuzz_fail(const char *what, long long a, long long b) {
     abort();
 }
 
+/* What a sink tells of each key, added up: the sum has to be what it counts. Names are read, to see that they are there. */
+typedef struct fuzz_losses {
+    uint64_t items[RDBKIT_LOSS_KIND_N];
+    unsigned names;
+} fuzz_losses;
+
+static inline void fuzz_on_loss(void *ctx, const rdbkit_key_loss *loss) {
+    fuzz_losses *told = ctx;
+    told->items[loss->row->kind] += loss->items;
+    for (size_t i = 0; i < loss->key.len; i++) told->names += (unsigned char)loss->key.data[i];
+    if (!loss->items) fuzz_fail("a loss of nothing", loss->row->kind, 0);
+}
+
 /* Mostly ends the input with a checksum of zero, which stands for none: otherwise hardly an input gets past it. */
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
     size = LLVMFuzzerMutate(data, size, max_size);

@@ -111,6 +111,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     so.allow_loss = o[1] >> 4 & 1;
     so.dry_run = o[1] >> 5 & 1;
     if (o[2]) so.batch = o[2];
+    fuzz_losses told = {{0}, 0};
+    so.on_loss = fuzz_on_loss;
+    so.on_loss_ctx = &told;
     so.restore = o[0] >> 7 & 1; /* and the targets go round in the seven bits below */
     /* Some inputs of 64 KiB would make gigabytes: a long key, said again for each of many elements. */
     checker c = {.fail_at = o[1] & 128 ? (uint64_t)o[3] * 512 : (uint64_t)32 << 20};
@@ -133,7 +136,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!failed && c.state != AT_STAR) fuzz_fail("a command broken off, state and status", c.state, status);
     if (so.dry_run && c.total) fuzz_fail("a dry run that writes", (long long)c.total, status);
     int losses = 0;
-    for (size_t i = 0; rdbkit_resp_loss(s, i); i++) losses += !rdbkit_resp_loss(s, i)->is_note;
+    const rdbkit_loss *l;
+    for (size_t i = 0; (l = rdbkit_resp_loss(s, i)); i++) {
+        losses += !l->is_note;
+        if (status == RDBKIT_DONE && told.items[l->kind] != l->items)
+            fuzz_fail("items counted, and told", (long long)l->items, (long long)told.items[l->kind]);
+    }
     if (status == RDBKIT_ERR_LOSS && (so.allow_loss || so.dry_run || !losses))
         fuzz_fail("a refusal, losses", status, losses);
     if (status == RDBKIT_DONE && losses && !so.allow_loss && !so.dry_run)

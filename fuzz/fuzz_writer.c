@@ -27,14 +27,23 @@ static int keep(void *ctx, const void *data, size_t len) {
 
 /* Read an input into a writer. Returns the reader's status. */
 static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, bytes *out) {
-    rdbkit_writer *w = rdbkit_writer_new(wo, keep, out);
+    fuzz_losses told = {{0}, 0};
+    rdbkit_writer_options options = *wo;
+    options.on_loss = fuzz_on_loss;
+    options.on_loss_ctx = &told;
+    rdbkit_writer *w = rdbkit_writer_new(&options, keep, out);
     if (!w) exit(0);
     rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_writer_visitor(w));
     if (!r) exit(0);
     int status = rdbkit_reader_feed(r, data, size);
     if (status == RDBKIT_MORE) status = rdbkit_reader_finish(r);
     int losses = 0;
-    for (size_t i = 0; rdbkit_writer_loss(w, i); i++) losses += !rdbkit_writer_loss(w, i)->is_note;
+    const rdbkit_loss *l;
+    for (size_t i = 0; (l = rdbkit_writer_loss(w, i)); i++) {
+        losses += !l->is_note;
+        if (status == RDBKIT_DONE && told.items[l->kind] != l->items)
+            fuzz_fail("items counted, and told", (long long)l->items, (long long)told.items[l->kind]);
+    }
     if (status == RDBKIT_DONE && losses && !wo->allow_loss) fuzz_fail("a silent loss", status, losses);
     if (status == RDBKIT_ERR_USAGE) fuzz_fail("the writer does not understand the reader", status, losses);
     rdbkit_reader_free(r);

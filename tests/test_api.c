@@ -1058,7 +1058,7 @@ static int64_t duplicates(const tk_bytes *b, rdbkit_duplicate *first) {
     rdbkit_duplicate dup[2] = {{0, 0, 0}, {0, 0, 0}};
     for (int spilled = 0; spilled < 2; spilled++) {
         room m = {0};
-        rdbkit_spill spill = {room_write, room_read, &m};
+        rdbkit_spill spill = {room_write, room_read, &m, NULL};
         rdbkit_check *c = rdbkit_check_new(NULL, spilled ? &spill : NULL);
         assert_non_null(c);
         rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_check_visitor(c));
@@ -1226,7 +1226,7 @@ static void failed_spill_is_an_io_error(void **state) {
     tk_bytes b = many_keys(3000000, 0);
     for (int k = 0; k < 2; k++) {
         room m = {.fail_write = k == 0, .fail_read = k == 1};
-        rdbkit_spill spill = {room_write, room_read, &m};
+        rdbkit_spill spill = {room_write, room_read, &m, NULL};
         rdbkit_check *c = rdbkit_check_new(NULL, &spill);
         assert_non_null(c);
         rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_check_visitor(c));

@@ -671,7 +671,7 @@ static int spill_read(void *ctx, uint64_t offset, void *data, size_t len) {
 static int64_t check_bytes(const unsigned char *data, size_t len, const setup *s, int with_spill,
                            rdbkit_duplicate *first) {
     tk_bytes room = {0};
-    rdbkit_spill spill = {spill_write, spill_read, &room};
+    rdbkit_spill spill = {spill_write, spill_read, &room, NULL};
     rdbkit_check *c = rdbkit_check_new(s->allocator, with_spill ? &spill : NULL);
     if (!c) return RDBKIT_ERR_NOMEM;
     rdbkit_reader *r = open_reader(s, rdbkit_check_visitor(c));
