@@ -439,9 +439,10 @@ typedef struct rdbkit_key_loss {
     uint64_t items; /* fields, groups, members or pending entries, at least 1 */
 } rdbkit_key_loss;
 
-/* Hear of losses one key at a time. loss and what it points to: borrowed until the function returns, but for row. It
- * must not call the sink that calls it. A sink calls it from inside its own callbacks, once for each key and kind, when all that is lost
- * of the key is known; at once if the loss is what ends the work; not for a key in whose middle an error comes. */
+/* Hear of losses one key at a time. loss and what it points to: borrowed until the function returns, but for row.
+ * A sink calls it from inside its own callbacks, once for each key and kind, when all that is lost of the key is
+ * known; at once if the loss is what ends the work; not for a key in whose middle an error comes. It must not call
+ * the sink. */
 typedef void (*rdbkit_loss_fn)(void *ctx, const rdbkit_key_loss *loss);
 
 /* ---- Output ------------------------------------------------------------------------------------------- */
