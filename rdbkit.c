@@ -4621,7 +4621,8 @@ static int wr_begin(rdbkit_writer *w) {
 }
 
 static int wr_ready(rdbkit_writer *w) {
-    return PORT_LIKELY(w->begun) ? 0 : wr_begin(w);
+    if (PORT_LIKELY(w->begun)) return 0;
+    return w->opt.target ? wr_begin(w) : RDBKIT_ERR_USAGE; /* as the input, which has not come */
 }
 
 /* Without a target the output is for whoever wrote the input: same magic and version, and any type that is in it. What
@@ -4742,11 +4743,12 @@ static int wr_key_head(rdbkit_writer *w, const rdbkit_key *key, const rdbkit_typ
 static int wr_keep_key(rdbkit_writer *w, const rdbkit_key *key) {
     w->key = *key;
     w->name.len = w->raw_name.len = 0;
-    if (mem_buf_add(&w->v.enc.mem, &w->name, key->name.data, key->name.len) ||
-        mem_buf_add(&w->v.enc.mem, &w->raw_name, key->raw_name.data, key->raw_name.len))
-        return RDBKIT_ERR_NOMEM;
+    int st = mem_buf_add(&w->v.enc.mem, &w->name, key->name.data, key->name.len);
+    if (!st && key->raw_name.len) st = mem_buf_add(&w->v.enc.mem, &w->raw_name, key->raw_name.data, key->raw_name.len);
+    else if (!st) st = enc_str(&w->v.enc, &w->raw_name, key->name.data, key->name.len); /* now: later a value is there */
+    if (st) return st;
     w->key.name.data = (const char *)w->name.data;
-    w->key.raw_name.data = (const char *)w->raw_name.data;
+    w->key.raw_name = (rdbkit_str){(const char *)w->raw_name.data, w->raw_name.len};
     w->v.l.name = w->key.name;
     return 0;
 }

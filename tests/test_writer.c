@@ -215,6 +215,45 @@ static void writer_counts_field_expiry_from_the_smallest_and_sorts_it(void **sta
     assert_null(strstr(got, "ERROR"));
 }
 
+static void writer_keeps_groups_of_a_stream_made_from_nothing(void **state) {
+    static const char *const targets[] = {"redis-5.0", "redis-7.0", "valkey-8", "valkey-9"};
+    (void)state;
+    for (size_t i = 0; i < 4; i++) {
+        rdbkit_writer *w = writer_for(targets[i], NULL);
+        const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+        rdbkit_key k = key_of("a name that is not in the file as bytes", FMT_STREAM);
+        const rdbkit_stream_info info = {.length = 1, .last_id = {5, 6}, .first_id = {1, 2}, .entries_added = 1, .groups = 1};
+        const rdbkit_stream_group group = {.name = str("g"), .last_id = {1, 2}, .entries_read = 1, .pending = 1, .consumers = 1};
+        const rdbkit_stream_consumer consumer = {.name = str("c"), .seen_ms = 7, .active_ms = 7, .pending = 1};
+        const rdbkit_stream_pending pending = {.id = {1, 2}, .delivery_ms = 8, .delivery_count = 9};
+        assert_int_equal(v->key(v->user, &k), 0);
+        assert_int_equal(v->stream_entry(v->user, (rdbkit_stream_id){1, 2}, 1), 0);
+        assert_int_equal(v->stream_field(v->user, str("f"), str("v")), 0);
+        assert_int_equal(v->stream_info(v->user, &info), 0);
+        assert_int_equal(v->stream_group(v->user, &group), 0);
+        assert_int_equal(v->stream_consumer(v->user, &consumer), 0);
+        assert_int_equal(v->stream_pending(v->user, &pending), 0);
+        assert_int_equal(v->key_end(v->user), 0);
+        assert_int_equal(v->end(v->user, 0), 0);
+        rdbkit_writer_free(w);
+        rdbkit_reader *r = rdbkit_reader_new(NULL, NULL);
+        assert_int_equal(rdbkit_reader_feed(r, file.data, file.len), RDBKIT_DONE);
+        rdbkit_reader_free(r);
+    }
+}
+
+static void writer_as_the_input_needs_the_input(void **state) {
+    (void)state;
+    rdbkit_writer_options o;
+    rdbkit_writer_options_init(&o);
+    o.target = NULL;
+    file.len = 0;
+    rdbkit_writer *w = rdbkit_writer_new(&o, keep, &file);
+    const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+    assert_int_equal(v->end(v->user, 0), RDBKIT_ERR_USAGE);
+    rdbkit_writer_free(w);
+}
+
 static void writer_refuses_field_expiry_where_there_is_none(void **state) {
     (void)state;
     rdbkit_writer *w = writer_for("valkey-8", NULL);
@@ -352,6 +391,8 @@ int main(void) {
         cmocka_unit_test(writer_chooses_the_encoding_that_the_server_would),
         cmocka_unit_test(writer_makes_a_file_from_nothing_that_reads_back),
         cmocka_unit_test(writer_counts_field_expiry_from_the_smallest_and_sorts_it),
+        cmocka_unit_test(writer_keeps_groups_of_a_stream_made_from_nothing),
+        cmocka_unit_test(writer_as_the_input_needs_the_input),
         cmocka_unit_test(writer_refuses_field_expiry_where_there_is_none),
         cmocka_unit_test(writer_tells_the_losses_of_each_key_at_its_end),
         cmocka_unit_test(writer_with_a_spill_gives_the_same_file),
