@@ -295,13 +295,15 @@ asan() {
 
 # ---- fuzz ------------------------------------------------------------------------------------------------
 
-seeds() { # seeds DIR: the small fixtures, plain and with option bytes before them
+seeds() { # seeds DIR: the small fixtures: plain, with option bytes before them, as a program, with commands behind them
     rm -rf "$1"; mkdir -p "$1"
     n=0
     find fixtures -name '*.rdb' -size -64k 2>/dev/null | LC_ALL=C sort | while read -r f; do
         n=$((n + 1))
         cp "$f" "$1/$n.rdb"
         { printf "\\$(printf %03o $((n % 256)))\\$(printf %03o $((n * 7 % 256)))\\001\\003"; cat "$f"; } >"$1/$n.opt"
+        { printf "\\001\\$(printf %03o $((n % 256)))\\001\\$(printf %03o $((n * 5 % 256)))"; cat "$f"; } >"$1/$n.prog"
+        { cat "$f"; printf '#TS:1\r\n*1\r\n$5\r\nMULTI\r\n*3\r\n$5\r\nRPUSH\r\n$1\r\nl\r\n$1\r\na\r\n*1\r\n$4\r\nEXEC\r\n'; } >"$1/$n.aof"
     done
 }
 
@@ -324,11 +326,12 @@ fuzz() {
         b=build/fuzz/$name
         run $CLANG -std=c11 $CPPFLAGS $flags -I. "$t" $(grep -q '#include "../rdbkit.c"' "$t" || echo rdbkit.c) $main -o "$b" $LDFLAGS $LIBS
         mkdir -p "build/corpus/$name"
+        dict=fuzz/rdb.dict; case $name in fuzz_aof | fuzz_replay) dict=fuzz/aof.dict ;; esac
         if [ -n "$main" ]; then
             set -- $each "build/fuzz/$name-" build/corpus/seeds
         else
             set -- -max_total_time=$each -max_len=65536 -rss_limit_mb=512 -timeout=10 -print_final_stats=1 \
-                -artifact_prefix="build/fuzz/$name-" -dict=fuzz/rdb.dict "build/corpus/$name" build/corpus/seeds
+                -artifact_prefix="build/fuzz/$name-" -dict=$dict "build/corpus/$name" build/corpus/seeds
         fi
         if "./$b" "$@" >"$b.log" 2>&1 </dev/null; then
             echo "ok    $name: $(grep -Eo 'number_of_executed_units: [0-9]+|[0-9]+ runs' "$b.log" | tail -n 1)"

@@ -30,10 +30,11 @@
  *   [24] flt_    filters and transforms
  *   [25] json_   JSON out
  *   [26] rep_    check: what occurs twice
- *   [27] api     the public functions not defined in a room above
- *   [28] cli_    command line: options, messages, output, input
- *   [29] verb_   command line: the verbs
- *   [30] main_   command line: help, parsing, main
+ *   [27] aof_    append-only files and manifests
+ *   [28] api     the public functions not defined in a room above
+ *   [29] cli_    command line: options, messages, output, input
+ *   [30] verb_   command line: the verbs
+ *   [31] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -7016,7 +7017,855 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     return NULL;
 }
 
-/* ==== [27] api : the public functions not defined in a room above ====
+/* ==== [27] aof_ : append-only files and manifests ====
+ *
+ * A file is read in three phases: START, until its first bytes tell whether it begins with an RDB
+ * image; IMAGE, which a rdbkit_reader reads; RECORDS, one command or annotation after the other,
+ * and nothing else until the end.
+ *
+ * A command that lies whole in the bytes fed, in the form that servers write, is taken in one pass
+ * (aof_fast), its arguments slices of these bytes. All others go through aof_scan, which remembers
+ * how far it came: what is cut off by the end of the bytes goes to the carry, and is not looked at
+ * twice until it is complete. Then one more pass over its header lines finds the arguments.
+ *
+ * docs/aof.md. Tests: tests/test_aof.c, fuzz/fuzz_aof.c */
+
+#define AOF_LINE_MAX 128  /* a header line with LF: the buffer of servers up to 6.2, later 1024 */
+#define AOF_NOTE_MAX 1023 /* an annotation with '#' and LF: more falls apart in every server */
+#define AOF_ARGC_MAX INT32_MAX
+#define AOF_ARG_MAX ((i64)1 << 40)
+#define AOF_CARRY_STEP 1024
+
+enum aof_phase { AOF_START, AOF_IMAGE, AOF_RECORDS };
+
+/* How far aof_scan has come in a command. Positions count from its '*'. All zero: not begun. */
+typedef struct aof_record {
+    u64 pos;  /* the next header line; it may lie behind the bytes at hand */
+    u64 argc; /* 0: the first header line is still to be read */
+    u64 seen; /* arguments whose header line was read */
+    int open; /* the last of them, which ends at pos, was not seen whole */
+    u64 odd_headers, odd_header_pos, odd_ends, odd_end_pos;
+} aof_record;
+
+struct rdbkit_aof {
+    u64 off; /* of the record at hand */
+    enum aof_phase phase;
+    int status;    /* RDBKIT_OK, RDBKIT_DONE, or the error */
+    mem_buf argv;  /* rdbkit_str */
+    mem_buf carry; /* a record that is not complete, or empty */
+    aof_record rec;
+    u64 fast_argc, fast_len, max_len; /* limits; the first is the room in argv, too */
+    u8 magic[6];
+    size_t magic_n;
+    rdbkit_reader *image;
+    u64 image_fed;
+    rdbkit_aof_state s;
+    rdbkit_visitor rdb;
+    rdbkit_aof_visitor v;
+    rdbkit_aof_options opt;
+    rdbkit_allocator mem;
+    rdbkit_error error;
+};
+
+/* ---- errors ---- */
+
+static void aof_error_start(rdbkit_aof *a, int code, u64 off) {
+    rdbkit_error *e = &a->error;
+    memset(e, 0, sizeof *e);
+    e->code = a->status = code;
+    e->offset = off;
+    e->blob_offset = RDBKIT_NO_OFFSET;
+    e->db = a->s.db;
+}
+
+/* The argument that aof_scan is at, from 1. */
+static u64 aof_at_argument(const rdbkit_aof *a) {
+    return a->rec.seen + !a->rec.open;
+}
+
+/* What stands at pos of the record at hand cannot be accepted. */
+static PORT_NOINLINE int PORT_PRINTF(4, 5) aof_fail(rdbkit_aof *a, int code, u64 pos,
+                                                    const char *fmt, ...) {
+    rdbkit_error *e = &a->error;
+    va_list ap;
+    aof_error_start(a, code, a->off + pos);
+    if (a->rec.argc)
+        err_add(e->message, sizeof e->message, "argument %llu of %llu",
+                (unsigned long long)aof_at_argument(a), (unsigned long long)a->rec.argc);
+    else
+        err_add(e->message, sizeof e->message, "record");
+    err_add(e->message, sizeof e->message, " at %llu: ", (unsigned long long)e->offset);
+    va_start(ap, fmt);
+    err_vadd(e->message, sizeof e->message, fmt, ap);
+    va_end(ap);
+    if (a->rec.argc)
+        err_add(e->message, sizeof e->message, "; record at %llu", (unsigned long long)a->off);
+    return code;
+}
+
+/* The same, for bytes of the file, which are shown, where others are wanted. */
+static PORT_NOINLINE int aof_fail_bytes(rdbkit_aof *a, u64 pos, const u8 *found, size_t len,
+                                        const char *wanted) {
+    char text[200] = "";
+    err_add_quoted(text, sizeof text, found, len < 40 ? len : 40);
+    return aof_fail(a, RDBKIT_ERR_DAMAGED, pos, "%s%s, %s wanted", text, len > 40 ? "..." : "",
+                    wanted);
+}
+
+static int aof_nomem(rdbkit_aof *a) {
+    return aof_fail(a, RDBKIT_ERR_NOMEM, 0, "out of memory");
+}
+
+/* The answer of a callback that is not RDBKIT_OK. */
+static PORT_NOINLINE int aof_stop(rdbkit_aof *a, int answer) {
+    int code = answer < 0 ? answer : RDBKIT_ERR_USAGE;
+    return aof_fail(a, code, 0, "%s", rdbkit_status_text(code));
+}
+
+/* ---- header lines ---- */
+
+static int aof_blank(u8 b) {
+    return b == ' ' || (b >= '\t' && b <= '\r');
+}
+
+/* Read a number as atoll() does: blanks and a sign in front, anything behind. Stops at the ends of
+ * i64. 0, or -1 if there is no digit. */
+static int aof_atoll(const u8 *p, const u8 *end, i64 *v) {
+    u64 n = 0;
+    while (p < end && aof_blank(*p)) p++;
+    int neg = p < end && *p == '-';
+    u64 max = (u64)INT64_MAX + (u64)neg;
+    if (p < end && (*p == '-' || *p == '+')) p++;
+    if (p == end || *p < '0' || *p > '9') return -1;
+    for (; p < end && *p >= '0' && *p <= '9'; p++) {
+        u64 digit = (u64)(*p - '0');
+        n = n > (max - digit) / 10 ? max : n * 10 + digit;
+    }
+    *v = neg ? (i64)(0 - n) : (i64)n;
+    return 0;
+}
+
+/* The header line at rec.pos, which begins with mark: its number, and pos moves behind it. */
+static int aof_line(rdbkit_aof *a, const u8 *base, size_t len, u8 mark, i64 *v) {
+    aof_record *c = &a->rec;
+    const u8 *p = base + c->pos;
+    size_t room = len - (size_t)c->pos;
+    if (room > AOF_LINE_MAX) room = AOF_LINE_MAX;
+    if (!room) return RDBKIT_MORE;
+    const char *wanted = mark == '*' ? "* and a number of arguments" : "$ and a length";
+    if (*p != mark) return aof_fail_bytes(a, c->pos, p, 1, c->argc ? wanted : "* or #");
+    const u8 *lf = memchr(p, '\n', room);
+    if (!lf && room < AOF_LINE_MAX) return RDBKIT_MORE;
+    if (!lf)
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, c->pos, "line of more than %d bytes, %s wanted",
+                        AOF_LINE_MAX, wanted);
+    int odd = lf[-1] != '\r' || num_parse_i64(p + 1, (size_t)(lf - p) - 2, v);
+    if (odd && (a->opt.strict || aof_atoll(p + 1, lf, v)))
+        return aof_fail_bytes(a, c->pos, p, (size_t)(lf - p), wanted);
+    if (odd && !c->odd_headers++) c->odd_header_pos = c->pos;
+    c->pos += (u64)(lf - p) + 1;
+    return 0;
+}
+
+static int aof_limit(rdbkit_aof *a, u64 pos, const char *what, u64 found, u64 max) {
+    return aof_fail(a, RDBKIT_ERR_LIMIT, pos, "%s of %llu, the limit is %llu", what,
+                    (unsigned long long)found, (unsigned long long)max);
+}
+
+static int aof_argc(rdbkit_aof *a, const u8 *base, size_t len) {
+    i64 n = 0;
+    int st = aof_line(a, base, len, '*', &n);
+    if (st) return st;
+    if (n < 1 || n > AOF_ARGC_MAX)
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "command of %lld arguments, 1 to %lld wanted",
+                        (long long)n, (long long)AOF_ARGC_MAX);
+    if (a->opt.max_args && (u64)n > a->opt.max_args)
+        return aof_limit(a, 0, "number of arguments", (u64)n, a->opt.max_args);
+    a->rec.argc = (u64)n;
+    return 0;
+}
+
+/* Room for one argument more in argv. */
+static int aof_argv_room(rdbkit_aof *a) {
+    if (mem_buf_grow(&a->mem, &a->argv, ((size_t)a->rec.seen + 1) * sizeof(rdbkit_str)))
+        return aof_nomem(a);
+    u64 room = a->argv.cap / sizeof(rdbkit_str);
+    a->fast_argc = a->opt.max_args && a->opt.max_args < room ? a->opt.max_args : room;
+    return 0;
+}
+
+/* The header line of an argument. keep: note down where its bytes are; all of them are at hand
+ * then, or they do not matter yet. */
+static int aof_argument(rdbkit_aof *a, const u8 *base, size_t len, int keep) {
+    aof_record *c = &a->rec;
+    u64 at = c->pos;
+    i64 n = 0;
+    int st = aof_line(a, base, len, '$', &n);
+    if (st) return st;
+    if (n < 0 || n > AOF_ARG_MAX)
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, at, "length %lld, 0 to %lld wanted", (long long)n,
+                        (long long)AOF_ARG_MAX);
+    if ((u64)n > a->fast_len) return aof_limit(a, at, "length", (u64)n, a->fast_len);
+    if (c->pos + (u64)n + 2 > a->max_len)
+        return aof_limit(a, at, "length of the record", c->pos + (u64)n + 2, a->max_len);
+    if (keep) {
+        if (c->seen >= a->argv.cap / sizeof(rdbkit_str) && (st = aof_argv_room(a))) return st;
+        rdbkit_str s = {(const char *)base + c->pos, (size_t)n};
+        memcpy(a->argv.data + c->seen * sizeof s, &s, sizeof s);
+    }
+    c->pos += (u64)n + 2;
+    c->seen++;
+    c->open = 1;
+    return 0;
+}
+
+/* The two bytes behind an argument: servers step over them, whatever they are. */
+static int aof_argument_end(rdbkit_aof *a, const u8 *end) {
+    aof_record *c = &a->rec;
+    if (end[0] != '\r' || end[1] != '\n') {
+        if (a->opt.strict)
+            return aof_fail_bytes(a, c->pos - 2, end, 2, "CR LF behind the argument");
+        if (!c->odd_ends++) c->odd_end_pos = c->pos - 2;
+    }
+    c->open = 0;
+    return 0;
+}
+
+/* Go on with the command that begins at base. 0: it is complete and ends at rec.pos. */
+static int aof_scan(rdbkit_aof *a, const u8 *base, size_t len, int keep) {
+    aof_record *c = &a->rec;
+    int st = 0;
+    while (!st) {
+        if (c->open && c->pos > len) return RDBKIT_MORE;
+        if (c->open && (st = aof_argument_end(a, base + c->pos - 2))) return st;
+        if (c->argc && c->seen == c->argc) return 0;
+        st = c->argc ? aof_argument(a, base, len, keep) : aof_argc(a, base, len);
+    }
+    return st;
+}
+
+/* A plain decimal number of up to 6 digits, and CR LF. At least 8 bytes are there. NULL: something
+ * else. */
+PORT_INLINE const u8 *aof_fast_num(const u8 *p, u64 *v) {
+    u64 n = (u64)*p - '0';
+    if (PORT_UNLIKELY(n > 9)) return NULL;
+    for (int i = 1; i < 7; i++) {
+        u64 digit = (u64)p[i] - '0';
+        if (p[i] == '\r') {
+            *v = n;
+            return p[i + 1] == '\n' ? p + i + 2 : NULL;
+        }
+        if (digit > 9 || n == 0) return NULL;
+        n = n * 10 + digit;
+    }
+    return NULL;
+}
+
+/* A whole command in the form that servers write: its arguments, and where it ends. NULL: look
+ * closer. */
+PORT_INLINE const u8 *aof_fast(const rdbkit_aof *a, const u8 *p, const u8 *end, u64 *argc) {
+    const u8 *base = p;
+    rdbkit_str *arg = (rdbkit_str *)(void *)a->argv.data;
+    u64 n = 0, len;
+    if (end - p < 9 || !(p = aof_fast_num(p + 1, &n)) || n == 0 || n > a->fast_argc) return NULL;
+    *argc = n;
+    for (; n; n--, arg++) {
+        if (end - p < 9 || *p != '$' || !(p = aof_fast_num(p + 1, &len))) return NULL;
+        if (len > a->fast_len || len + 2 > (u64)(end - p)) return NULL;
+        arg->data = (const char *)p, arg->len = (size_t)len;
+        p += len;
+        if (p[0] != '\r' || p[1] != '\n') return NULL;
+        p += 2;
+    }
+    return (u64)(p - base) <= a->max_len ? p : NULL;
+}
+
+/* ---- commands and annotations ---- */
+
+enum aof_word { AOF_OTHER, AOF_MULTI, AOF_EXEC, AOF_SELECT };
+
+/* The commands that matter to the reader, in any case. */
+PORT_INLINE enum aof_word aof_word(rdbkit_str name) {
+#define AOF_4(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
+    if (name.len < 4 || name.len > 6) return AOF_OTHER;
+    const u8 *p = (const u8 *)name.data;
+    u32 head = port_le32(p) | 0x20202020;
+    if (name.len == 4) return head == AOF_4('e', 'x', 'e', 'c') ? AOF_EXEC : AOF_OTHER;
+    if (name.len == 5)
+        return head == AOF_4('m', 'u', 'l', 't') && (p[4] | 32) == 'i' ? AOF_MULTI : AOF_OTHER;
+    return head == AOF_4('s', 'e', 'l', 'e') && (p[4] | 32) == 'c' && (p[5] | 32) == 't'
+               ? AOF_SELECT
+               : AOF_OTHER;
+}
+
+/* A record of len bytes is complete, and was given out. */
+PORT_INLINE void aof_pass(rdbkit_aof *a, u64 len) {
+    a->off += len;
+    a->s.good_any_off = a->off;
+    if (a->s.multi_off == RDBKIT_NO_OFFSET) a->s.good_off = a->off;
+}
+
+/* What MULTI, EXEC and SELECT change. As in servers a MULTI inside a transaction and an EXEC
+ * outside of one are swallowed, and DISCARD is a queued command like others. A SELECT that is
+ * queued counts from there on, as the commands behind it run after it. */
+static PORT_NOINLINE void aof_obey(rdbkit_aof *a, enum aof_word word, const rdbkit_str *argv,
+                                   u64 argc) {
+    i64 db;
+    if (word == AOF_MULTI && a->s.multi_off == RDBKIT_NO_OFFSET) a->s.multi_off = a->off;
+    if (word == AOF_EXEC) a->s.multi_off = RDBKIT_NO_OFFSET;
+    if (word != AOF_SELECT || argc != 2 || num_parse_i64(argv[1].data, argv[1].len, &db)) return;
+    if (db >= 0 && db <= INT32_MAX) a->s.db = (u64)db;
+}
+
+/* Give out the command of len bytes at base, whose arguments are in argv. */
+PORT_INLINE int aof_command(rdbkit_aof *a, const u8 *base, size_t len, u64 argc) {
+    const rdbkit_str *argv = (const rdbkit_str *)(const void *)a->argv.data;
+    enum aof_word word = aof_word(argv[0]);
+    if (a->v.command) {
+        rdbkit_command c = {.argv = argv, .argc = (size_t)argc, .offset = a->off, .db = a->s.db};
+        c.raw.data = (const char *)base, c.raw.len = len;
+        c.timestamp_s = a->s.timestamp_s;
+        c.in_multi = a->s.multi_off != RDBKIT_NO_OFFSET && word != AOF_EXEC;
+        int st = a->v.command(a->v.user, &c);
+        if (PORT_UNLIKELY(st)) return aof_stop(a, st);
+    }
+    if (word != AOF_OTHER) aof_obey(a, word, argv, argc);
+    a->s.commands++;
+    aof_pass(a, len);
+    return 0;
+}
+
+/* An annotation. *n: its length. */
+static int aof_note(rdbkit_aof *a, const u8 *base, size_t len, size_t *n) {
+    size_t room = len < AOF_NOTE_MAX ? len : AOF_NOTE_MAX;
+    const u8 *lf = memchr(base, '\n', room);
+    i64 ts;
+    if (!lf && room < AOF_NOTE_MAX) return RDBKIT_MORE;
+    if (!lf)
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "annotation of more than %d bytes", AOF_NOTE_MAX);
+    rdbkit_str text = {(const char *)base + 1, (size_t)(lf - base) - 1};
+    if (text.len && text.data[text.len - 1] == '\r') text.len--;
+    int st = a->v.annotation ? a->v.annotation(a->v.user, text, a->off) : 0;
+    if (st) return aof_stop(a, st);
+    /* redis-check-aof takes a plain number alone */
+    if (text.len > 3 && !memcmp(text.data, "TS:", 3) &&
+        !num_parse_i64(text.data + 3, text.len - 3, &ts)) {
+        if (a->s.first_timestamp_s == RDBKIT_NO_TIMESTAMP) a->s.first_timestamp_s = ts;
+        a->s.timestamp_s = ts;
+    }
+    a->s.annotations++;
+    *n = (size_t)(lf - base) + 1;
+    aof_pass(a, *n);
+    return 0;
+}
+
+/* What was odd about the complete command at offset off. */
+static void aof_count_odd(rdbkit_aof_state *s, const aof_record *c, u64 off) {
+    if (c->odd_headers && !s->odd_headers) s->odd_header_first = off + c->odd_header_pos;
+    if (c->odd_ends && !s->odd_ends) s->odd_end_first = off + c->odd_end_pos;
+    s->odd_headers += c->odd_headers;
+    s->odd_ends += c->odd_ends;
+}
+
+/* The record that begins at base. *n: its length, if it is complete. carried: base is the carry,
+ * and rec says how far it was looked at. */
+static PORT_NOINLINE int aof_one(rdbkit_aof *a, const u8 *base, size_t len, int carried,
+                                 size_t *n) {
+    if (*base == '#') return aof_note(a, base, len, n);
+    int st = aof_scan(a, base, len, !carried);
+    if (!st && carried) {
+        memset(&a->rec, 0, sizeof a->rec);
+        st = aof_scan(a, base, len, 1);
+    }
+    if (st) return st;
+    aof_record c = a->rec;
+    u64 off = a->off;
+    memset(&a->rec, 0, sizeof a->rec);
+    *n = (size_t)c.pos;
+    st = aof_command(a, base, *n, c.argc);
+    if (!st) aof_count_odd(&a->s, &c, off);
+    return st;
+}
+
+/* ---- the window ---- */
+
+/* Complete the record in the carry, and take no more of the new bytes than that takes. */
+static int aof_run_carry(rdbkit_aof *a, const u8 **data, size_t *len) {
+    mem_buf *c = &a->carry;
+    size_t n = 0;
+    int st = RDBKIT_MORE;
+    while (*len && st == RDBKIT_MORE) {
+        u64 want = a->rec.pos > c->len ? a->rec.pos - c->len : 0;
+        if (want < AOF_CARRY_STEP) want = AOF_CARRY_STEP;
+        size_t take = want < *len ? (size_t)want : *len;
+        if (mem_buf_add(&a->mem, c, *data, take)) return aof_nomem(a);
+        *data += take, *len -= take;
+        st = aof_one(a, c->data, c->len, 1, &n);
+    }
+    if (st) return st;
+    *data -= c->len - n, *len += c->len - n;
+    c->len = 0;
+    return 0;
+}
+
+static int aof_records(rdbkit_aof *a, const u8 *data, size_t len) {
+    int st = a->carry.len ? aof_run_carry(a, &data, &len) : 0;
+    const u8 *p = data, *end = data + len, *next;
+    while (p < end && !st) {
+        u64 argc = 0;
+        size_t n = 0;
+        if (PORT_LIKELY(*p == '*' && (next = aof_fast(a, p, end, &argc)))) {
+            st = aof_command(a, p, (size_t)(next - p), argc);
+            p = next;
+        } else {
+            st = aof_one(a, p, (size_t)(end - p), 0, &n);
+            p += n;
+        }
+    }
+    if (st == RDBKIT_MORE && p < end && mem_buf_add(&a->mem, &a->carry, p, (size_t)(end - p)))
+        return aof_nomem(a);
+    return st == RDBKIT_MORE ? 0 : st;
+}
+
+/* ---- the image ---- */
+
+static int aof_image_failed(rdbkit_aof *a) {
+    a->error = *rdbkit_reader_error(a->image);
+    return a->status = a->error.code;
+}
+
+static int aof_image_start(rdbkit_aof *a) {
+    rdbkit_reader_options ro = a->opt.rdb;
+    if (!ro.allocator) ro.allocator = &a->mem;
+    a->image = rdbkit_reader_new(&ro, &a->rdb);
+    if (!a->image) return aof_nomem(a);
+    a->phase = AOF_IMAGE;
+    a->s.has_rdb = 1;
+    a->image_fed = a->magic_n;
+    return rdbkit_reader_feed(a->image, a->magic, a->magic_n) < 0 ? aof_image_failed(a) : 0;
+}
+
+/* Byte by byte, until it is clear what the file begins with. */
+static int aof_start(rdbkit_aof *a, const u8 **data, size_t *len) {
+    while (*len) {
+        size_t n = a->magic_n;
+        u8 b = **data;
+        const char *magic = (n ? a->magic[0] : b) == 'V' ? "VALKEY" : "REDIS";
+        if (b != (u8)magic[n]) {
+            a->phase = AOF_RECORDS;
+            return n ? aof_fail_bytes(a, 0, a->magic, 1, "* or #") : 0;
+        }
+        a->magic[a->magic_n++] = b;
+        ++*data, --*len;
+        if (!magic[a->magic_n]) return aof_image_start(a);
+    }
+    return 0;
+}
+
+static int aof_image(rdbkit_aof *a, const u8 **data, size_t *len) {
+    int st = rdbkit_reader_feed(a->image, *data, *len);
+    if (st < 0) return aof_image_failed(a);
+    a->image_fed += *len;
+    u64 end = rdbkit_reader_offset(a->image);
+    size_t rest = st == RDBKIT_DONE ? (size_t)(a->image_fed - end) : 0;
+    *data += *len - rest, *len = rest;
+    if (st != RDBKIT_DONE) return 0;
+    a->s.rdb_verified = rdbkit_reader_verified(a->image);
+    a->s.rdb_end = end;
+    rdbkit_reader_free(a->image);
+    a->image = NULL;
+    a->phase = AOF_RECORDS;
+    aof_pass(a, end);
+    st = a->v.rdb_end ? a->v.rdb_end(a->v.user, end) : 0;
+    return st ? aof_stop(a, st) : 0;
+}
+
+/* ---- entry points ---- */
+
+void rdbkit_aof_options_init(rdbkit_aof_options *options) {
+    memset(options, 0, sizeof *options);
+    rdbkit_reader_options_init(&options->rdb);
+}
+
+rdbkit_aof *rdbkit_aof_new(const rdbkit_aof_options *options, const rdbkit_aof_visitor *visitor) {
+    rdbkit_allocator mem = mem_or_std(options ? options->allocator : NULL);
+    rdbkit_aof *a = mem_new(&mem, sizeof *a);
+    if (!a) return NULL;
+    a->mem = mem;
+    rdbkit_aof_options_init(&a->opt);
+    if (options) a->opt = *options;
+    if (visitor) a->v = *visitor;
+    if (a->v.rdb) a->rdb = *a->v.rdb;
+    a->fast_len = a->opt.max_arg_len ? a->opt.max_arg_len : UINT64_MAX;
+    a->max_len = a->opt.max_command_len ? a->opt.max_command_len : UINT64_MAX;
+    if (a->max_len > SIZE_MAX / 2) a->max_len = SIZE_MAX / 2;
+    a->s.rdb_end = a->s.multi_off = a->s.odd_header_first = a->s.odd_end_first = RDBKIT_NO_OFFSET;
+    a->s.first_timestamp_s = a->s.timestamp_s = RDBKIT_NO_TIMESTAMP;
+    a->error.offset = a->error.blob_offset = RDBKIT_NO_OFFSET;
+    a->error.db = RDBKIT_NO_DB;
+    return a;
+}
+
+void rdbkit_aof_free(rdbkit_aof *a) {
+    if (!a) return;
+    rdbkit_allocator mem = a->mem;
+    rdbkit_reader_free(a->image);
+    mem_buf_free(&mem, &a->argv);
+    mem_buf_free(&mem, &a->carry);
+    mem.free(mem.ctx, a, sizeof *a);
+}
+
+int rdbkit_aof_feed(rdbkit_aof *a, const void *buf, size_t len) {
+    const u8 *data = buf;
+    int st = a->status;
+    if (st) return st;
+    if (len && a->phase == AOF_START) st = aof_start(a, &data, &len);
+    if (!st && len && a->phase == AOF_IMAGE) st = aof_image(a, &data, &len);
+    if (!st && len && a->phase == AOF_RECORDS) st = aof_records(a, data, len);
+    return st ? st : RDBKIT_MORE;
+}
+
+/* The input ends inside a record. */
+static int aof_cut(rdbkit_aof *a) {
+    rdbkit_error *e = &a->error;
+    char *text = e->message;
+    size_t size = sizeof e->message;
+    int note = a->carry.data[0] == '#';
+    aof_error_start(a, RDBKIT_ERR_TRUNCATED, a->off);
+    err_add(text, size, "%s at %llu: the input ends after %zu bytes",
+            note ? "annotation" : "record", (unsigned long long)a->off, a->carry.len);
+    if (a->rec.argc)
+        err_add(text, size, ", in argument %llu of %llu", (unsigned long long)aof_at_argument(a),
+                (unsigned long long)a->rec.argc);
+    else
+        err_add(text, size, ", in its %s line", note ? "only" : "first");
+    if (a->s.multi_off != RDBKIT_NO_OFFSET)
+        err_add(text, size, "; the transaction at %llu is open",
+                (unsigned long long)a->s.multi_off);
+    return a->status;
+}
+
+int rdbkit_aof_finish(rdbkit_aof *a) {
+    if (a->status) return a->status;
+    if (a->phase == AOF_START && a->magic_n && aof_image_start(a)) return a->status;
+    if (a->phase == AOF_IMAGE) {
+        rdbkit_reader_finish(a->image);
+        return aof_image_failed(a);
+    }
+    if (a->carry.len) return aof_cut(a);
+    if (a->s.multi_off == RDBKIT_NO_OFFSET) return a->status = RDBKIT_DONE;
+    aof_error_start(a, RDBKIT_ERR_TRUNCATED, a->s.multi_off);
+    err_add(a->error.message, sizeof a->error.message,
+            "transaction at %llu: the input ends, EXEC wanted", (unsigned long long)a->s.multi_off);
+    return a->status;
+}
+
+int rdbkit_aof_pull(rdbkit_aof *a, rdbkit_input *in) {
+    const u8 *data = NULL;
+    size_t len = 0;
+    int st;
+    if (a->status) return a->status;
+    while ((st = in_next(in, &data, &len)) == RDBKIT_OK)
+        if ((st = rdbkit_aof_feed(a, data, len)) != RDBKIT_MORE) return st;
+    if (st == RDBKIT_DONE) return rdbkit_aof_finish(a);
+    u64 off =
+        a->image ? a->image_fed : a->off + a->magic_n * (a->phase == AOF_START) + a->carry.len;
+    const char *what = st == RDBKIT_ERR_IO ? strerror(in->sys_errno) : rdbkit_status_text(st);
+    aof_error_start(a, st, off);
+    a->error.sys_errno = in->sys_errno;
+    err_add(a->error.message, sizeof a->error.message, "input at %llu: %s%s",
+            (unsigned long long)off, in->gzip ? "gzip: " : "", what);
+    return a->status;
+}
+
+uint64_t rdbkit_aof_offset(const rdbkit_aof *a) {
+    return a->image ? rdbkit_reader_offset(a->image) : a->off;
+}
+
+const rdbkit_error *rdbkit_aof_error(const rdbkit_aof *a) {
+    return &a->error;
+}
+
+const rdbkit_aof_state *rdbkit_aof_progress(const rdbkit_aof *a) {
+    return &a->s;
+}
+
+/* ---- manifests ----
+ *
+ * Lines as fgets() gives them to the servers: up to LF, or 1024 bytes. So a comment that is longer
+ * goes on as a line of its own, and a last line without LF is refused like one that is too long. */
+
+#define AOF_MANIFEST_LINE (RDBKIT_MANIFEST_LINE_MAX - 1)
+
+struct rdbkit_manifest {
+    rdbkit_allocator mem;
+    mem_buf text;  /* the lines, with their words unquoted in place */
+    mem_buf files; /* rdbkit_manifest_file, in load order */
+};
+
+/* A manifest that is being read. */
+typedef struct aof_manifest {
+    rdbkit_manifest *m;
+    rdbkit_error *e;
+    mem_buf files; /* in the order of the lines */
+    u64 line, line_off;
+    i64 last_seq; /* of the increments so far */
+    int has_base;
+} aof_manifest;
+
+static PORT_NOINLINE int PORT_PRINTF(3, 4) aof_manifest_fail(aof_manifest *x, int code,
+                                                             const char *fmt, ...) {
+    rdbkit_error *e = x->e;
+    va_list ap;
+    e->code = code;
+    e->offset = x->line_off;
+    if (x->line)
+        err_add(e->message, sizeof e->message, "line %llu at %llu: ", (unsigned long long)x->line,
+                (unsigned long long)x->line_off);
+    va_start(ap, fmt);
+    err_vadd(e->message, sizeof e->message, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+static size_t aof_manifest_line_len(const u8 *p, size_t len) {
+    if (len > AOF_MANIFEST_LINE) len = AOF_MANIFEST_LINE;
+    const u8 *lf = len ? memchr(p, '\n', len) : NULL;
+    return lf ? (size_t)(lf - p) + 1 : len;
+}
+
+static int aof_hex(u8 b) {
+    if (b >= '0' && b <= '9') return b - '0';
+    return (b | 32) >= 'a' && (b | 32) <= 'f' ? (b | 32) - 'a' + 10 : -1;
+}
+
+/* The byte that a backslash stands for, in double quotes; *pp is behind the backslash, and not at
+ * the end. */
+static u8 aof_unescape(u8 **pp, const u8 *end) {
+    static const char named[] = "nrtba", meant[] = "\n\r\t\b\a";
+    u8 *p = *pp, b = *p;
+    int hex = b == 'x' && end - p > 2 && aof_hex(p[1]) >= 0 && aof_hex(p[2]) >= 0;
+    *pp = p + (hex ? 3 : 1);
+    if (hex) return (u8)(aof_hex(p[1]) * 16 + aof_hex(p[2]));
+    const char *at = b ? strchr(named, b) : NULL;
+    return at ? (u8)meant[at - named] : b;
+}
+
+/* The next word, split as in redis.conf: "..." with escapes, '...' with \', either anywhere in a
+ * word but at its end. It is unquoted in place, and ends at a NUL as for servers. 1, 0 at the end,
+ * -1 if quotes do not close. */
+static int aof_manifest_word(u8 **pp, u8 *end, rdbkit_str *word) {
+    u8 *p = *pp, *out, *begin, quote = 0;
+    while (p < end && aof_blank(*p)) p++;
+    if (p == end) return 0;
+    for (begin = out = p; p < end;) {
+        u8 b = *p++;
+        if (!quote && (b == ' ' || b == '\t' || b == '\r' || b == '\n')) break;
+        if (quote && b == quote) {
+            if (p < end && !aof_blank(*p)) return -1;
+            quote = 0;
+            break;
+        }
+        if (!quote && (b == '"' || b == '\'')) {
+            quote = b;
+            continue;
+        }
+        if (b == '\\' && p < end && (quote == '"' || (quote == '\'' && *p == '\'')))
+            b = quote == '"' ? aof_unescape(&p, end) : *p++;
+        *out++ = b;
+    }
+    if (quote) return -1;
+    *out = 0; /* where a blank, a quote or LF was */
+    word->data = (const char *)begin, word->len = strlen(word->data);
+    *pp = p;
+    return 1;
+}
+
+/* Whether a word is this one, in any case. */
+static int aof_manifest_is(rdbkit_str word, const char *lower) {
+    size_t len = strlen(lower);
+    for (size_t i = 0; i < len; i++)
+        if (i >= word.len || ((u8)word.data[i] | 32) != (u8)lower[i]) return 0;
+    return word.len == len;
+}
+
+/* A file has to be in the manifest's own folder. */
+static int aof_manifest_name_ok(rdbkit_str name) {
+    return name.len && !memchr(name.data, '/', name.len) && !memchr(name.data, '\\', name.len);
+}
+
+static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_str key,
+                             rdbkit_str value) {
+    const u8 *v = (const u8 *)value.data;
+    if (aof_manifest_is(key, "file")) {
+        f->name = value;
+        if (!aof_manifest_name_ok(value))
+            return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "name of a file is empty, or a path");
+    } else if (aof_manifest_is(key, "seq")) {
+        f->seq = 0;
+        aof_atoll(v, v + value.len, &f->seq);
+    } else if (aof_manifest_is(key, "type")) {
+        f->type = value.len ? value.data[0] : 0;
+    } else if (aof_manifest_is(key, "startoffset")) {
+        if (num_parse_i64(v, value.len, &f->start_offset) || f->start_offset < 0)
+            f->start_offset = -1;
+    } else if (aof_manifest_is(key, "endoffset")) {
+        if (num_parse_i64(v, value.len, &f->end_offset) || f->end_offset < 0) f->end_offset = -1;
+    }
+    return 0;
+}
+
+/* What a file says of itself, and whether it may come here. */
+static int aof_manifest_judge(aof_manifest *x, const rdbkit_manifest_file *f) {
+    const char *none = !f->name.len ? "file" : !f->seq ? "seq other than 0" : "type";
+    if (!f->name.len || !f->seq || !f->type)
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "no %s", none);
+    if (f->type == 'b' && x->has_base)
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "second file of type b");
+    if (f->type == 'i' && f->seq <= x->last_seq)
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
+                                 "increment of seq %lld, more than %lld wanted", (long long)f->seq,
+                                 (long long)x->last_seq);
+    if (f->type != 'b' && f->type != 'i' && f->type != 'h') {
+        char text[16] = "";
+        err_add_quoted(text, sizeof text, &f->type, 1);
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "type %s, b, h or i wanted", text);
+    }
+    if (f->type == 'b') x->has_base = 1;
+    if (f->type == 'i') x->last_seq = f->seq;
+    return 0;
+}
+
+/* One line of len bytes, with its LF. */
+static int aof_manifest_read(aof_manifest *x, u8 *p, size_t len) {
+    rdbkit_manifest_file f = {.start_offset = -1, .end_offset = -1, .line = x->line};
+    rdbkit_str word[2] = {{NULL, 0}, {NULL, 0}};
+    u8 *end = p + len;
+    int words = 0, st;
+    if (*p == '#') return 0;
+    if (memchr(p, 0, len)) return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "line with a NUL byte");
+    if (end[-1] != '\n')
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "line %s",
+                                 len == AOF_MANIFEST_LINE ? "of more than 1024 bytes"
+                                                          : "that is not ended by LF");
+    end--; /* a word may put its terminator there */
+    for (; (st = aof_manifest_word(&p, end, &word[words & 1])) > 0; words++)
+        if ((words & 1) && (st = aof_manifest_pair(x, &f, word[0], word[1]))) return st;
+    if (st < 0)
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
+                                 "quotes that do not close, or not at the end of a word");
+    if (words < 6 || words & 1)
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
+                                 "%d words, an even number of at least 6 wanted", words);
+    if ((st = aof_manifest_judge(x, &f))) return st;
+    if (mem_buf_add(&x->m->mem, &x->files, &f, sizeof f))
+        return aof_manifest_fail(x, RDBKIT_ERR_NOMEM, "out of memory");
+    return 0;
+}
+
+static int aof_manifest_run(aof_manifest *x, const void *text, size_t len) {
+    rdbkit_manifest *m = x->m;
+    int st = 0;
+    if (len == 0) return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "empty manifest");
+    if (mem_buf_add(&m->mem, &m->text, text, len))
+        return aof_manifest_fail(x, RDBKIT_ERR_NOMEM, "out of memory");
+    for (size_t n = 0; x->line_off < len && !st; x->line_off += st ? 0 : n) {
+        u8 *p = m->text.data + x->line_off;
+        n = aof_manifest_line_len(p, len - (size_t)x->line_off);
+        x->line++;
+        st = aof_manifest_read(x, p, n);
+    }
+    if (st) return st;
+    for (const char *type = "bih"; *type; type++)
+        for (size_t at = 0; at < x->files.len; at += sizeof(rdbkit_manifest_file)) {
+            const rdbkit_manifest_file *f =
+                (const rdbkit_manifest_file *)(const void *)(x->files.data + at);
+            if (f->type == *type && mem_buf_add(&m->mem, &m->files, f, sizeof *f))
+                return aof_manifest_fail(x, RDBKIT_ERR_NOMEM, "out of memory");
+        }
+    return 0;
+}
+
+rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator, const void *text,
+                                       size_t len, rdbkit_error *error) {
+    rdbkit_allocator mem = mem_or_std(allocator);
+    rdbkit_error unwanted;
+    aof_manifest x = {.m = mem_new(&mem, sizeof(rdbkit_manifest)), .e = error ? error : &unwanted};
+    memset(x.e, 0, sizeof *x.e);
+    x.e->offset = x.e->blob_offset = RDBKIT_NO_OFFSET;
+    x.e->db = RDBKIT_NO_DB;
+    if (!x.m) {
+        aof_manifest_fail(&x, RDBKIT_ERR_NOMEM, "out of memory");
+        return NULL;
+    }
+    x.m->mem = mem;
+    int st = aof_manifest_run(&x, text, len);
+    mem_buf_free(&mem, &x.files);
+    if (!st) return x.m;
+    rdbkit_manifest_free(x.m);
+    return NULL;
+}
+
+void rdbkit_manifest_free(rdbkit_manifest *m) {
+    if (!m) return;
+    rdbkit_allocator mem = m->mem;
+    mem_buf_free(&mem, &m->text);
+    mem_buf_free(&mem, &m->files);
+    mem.free(mem.ctx, m, sizeof *m);
+}
+
+size_t rdbkit_manifest_count(const rdbkit_manifest *m) {
+    return m->files.len / sizeof(rdbkit_manifest_file);
+}
+
+const rdbkit_manifest_file *rdbkit_manifest_at(const rdbkit_manifest *m, size_t index) {
+    const rdbkit_manifest_file *files = (const rdbkit_manifest_file *)(const void *)m->files.data;
+    return index < rdbkit_manifest_count(m) ? files + index : NULL;
+}
+
+/* Bare words hold neither blanks nor quotes. Servers write ' bare, and then cannot read their own
+ * file. */
+static int aof_manifest_bare(rdbkit_str name) {
+    for (size_t i = 0; i < name.len; i++) {
+        u8 b = (u8)name.data[i];
+        if (b <= ' ' || b >= 127 || b == '"' || b == '\'') return 0;
+    }
+    return 1;
+}
+
+int rdbkit_manifest_line(char *buf, size_t size, const rdbkit_manifest_file *file) {
+    char text[RDBKIT_MANIFEST_LINE_MAX + 16] = "file ";
+    rdbkit_str name = file->name;
+    if (!aof_manifest_name_ok(name) || memchr(name.data, 0, name.len) || !file->seq)
+        return RDBKIT_ERR_USAGE;
+    if (file->type != 'b' && file->type != 'i' && file->type != 'h') return RDBKIT_ERR_USAGE;
+    if (name.len > AOF_MANIFEST_LINE) return RDBKIT_ERR_LIMIT;
+    if (aof_manifest_bare(name))
+        err_add(text, sizeof text, "%.*s", (int)name.len, name.data);
+    else
+        err_add_quoted(text, sizeof text, name.data, name.len);
+    err_add(text, sizeof text, " seq %lld type %c", (long long)file->seq, file->type);
+    if (file->type == 'i' && file->start_offset >= 0)
+        err_add(text, sizeof text, " startoffset %lld", (long long)file->start_offset);
+    if (file->type == 'i' && file->start_offset >= 0 && file->end_offset >= 0)
+        err_add(text, sizeof text, " endoffset %lld", (long long)file->end_offset);
+    err_add(text, sizeof text, "\n");
+    size_t len = strlen(text);
+    if (len > AOF_MANIFEST_LINE || len >= size) return RDBKIT_ERR_LIMIT;
+    memcpy(buf, text, len + 1);
+    return (int)len;
+}
+
+int rdbkit_is_manifest(const void *head, size_t len) {
+    const u8 *p = head;
+    while (len && *p == '#') {
+        size_t n = aof_manifest_line_len(p, len);
+        p += n, len -= n;
+    }
+    return len >= 5 && !memcmp(p, "file ", 5);
+}
+
+/* ==== [28] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -7279,7 +8128,7 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-/* ==== [28] cli_ : command line: options, messages, output, input ====
+/* ==== [29] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -8117,7 +8966,7 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [29] verb_ : command line: the verbs ====
+/* ==== [30] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
 
@@ -9531,7 +10380,7 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     return cli_judge_pass(c, src, status, &pass);
 }
 
-/* ==== [30] main_ : command line: help, parsing, main ====
+/* ==== [31] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 

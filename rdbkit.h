@@ -685,6 +685,177 @@ RDBKIT_API void rdbkit_filter_restart(rdbkit_filter *f);
  * text_len, mostly their sum; constant memory. */
 RDBKIT_API int rdbkit_glob_match(const char *pattern, size_t pattern_len, const char *text, size_t text_len);
 
+/* ---- Append-only files -------------------------------------------------------------------------------- */
+
+/* A source of commands: one append-only file (AOF), of Redis from 2.8 on or Valkey. It is
+ *
+ *     file       = [ RDB image ] *( annotation | command )
+ *     command    = "*" argc CR LF argc*( "$" len CR LF len*byte CR LF )
+ *     annotation = "#" text CR LF                      Redis 7.0 and later, Valkey
+ *
+ * An image is there if the first bytes are REDIS or VALKEY; an empty file is one without commands.
+ * What servers accept beyond the grammar is accepted (header lines that end in LF alone, "* 3",
+ * "*+3", "*03", "*3junk", any two bytes after an argument), and counted in rdbkit_aof_state. What
+ * they refuse is RDBKIT_ERR_DAMAGED, and so are two things that they take: a length without a
+ * digit, and one over 1 TiB. Whether a command exists, and has the right number of arguments, is
+ * not looked at. docs/aof.md names the servers that this was checked on. */
+typedef struct rdbkit_aof rdbkit_aof;
+
+#define RDBKIT_NO_TIMESTAMP INT64_MIN
+
+/* One command. All pointers and slices are borrowed until the callback returns. */
+typedef struct rdbkit_command {
+    const rdbkit_str *argv; /* name first, in the case that was written; any bytes */
+    size_t argc;            /* at least 1 */
+    rdbkit_str raw;         /* the record as it stands in the file, from its '*' to its last byte */
+    uint64_t offset;        /* of its '*', bytes from the start of the (decompressed) file */
+    /* The database it runs in: by the SELECTs before it, those inside transactions too. 0 at the
+     * start of a file, and behind an image. A SELECT that is no integer of 0 to 2147483647 changes
+     * nothing. */
+    uint64_t db;
+    int64_t timestamp_s; /* unix time of the last "#TS:" before it, or RDBKIT_NO_TIMESTAMP */
+    int in_multi; /* 1: queued between MULTI and EXEC; 0 for these two, 1 for a MULTI inside */
+} rdbkit_command;
+
+/* Receives what is in the file, in its order. A NULL member is not wanted. Answers are RDBKIT_OK to
+ * go on, or a negative value to stop. No callback may call the reader that calls it, except
+ * rdbkit_aof_offset() and rdbkit_aof_progress(). */
+typedef struct rdbkit_aof_visitor {
+    void *user;
+    const rdbkit_visitor *rdb; /* gets the events of an image; copied; NULL: just check it */
+    int (*rdb_end)(void *user, uint64_t offset); /* of the first byte behind the image */
+    int (*command)(void *user, const rdbkit_command *command);
+    /* text: without '#', CR and LF; borrowed until the callback returns. offset: of the '#'. */
+    int (*annotation)(void *user, rdbkit_str text, uint64_t offset);
+} rdbkit_aof_visitor;
+
+typedef struct rdbkit_aof_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    rdbkit_reader_options rdb;         /* for an image; its allocator NULL: the one above */
+    /* More than that is RDBKIT_ERR_LIMIT; 0, the default: no limit. Servers have none either. */
+    uint64_t max_args;        /* arguments of one command */
+    uint64_t max_arg_len;     /* bytes of one argument */
+    uint64_t max_command_len; /* bytes of one record, which is what may have to be held in memory */
+    /* 1: also refuse what redis-check-aof refuses, and whatever else no server writes: headers that
+     * do not end in CR LF or are no plain decimal number, and other bytes than CR LF after an
+     * argument. */
+    int strict;
+} rdbkit_aof_options;
+
+/* Fill in the defaults. */
+RDBKIT_API void rdbkit_aof_options_init(rdbkit_aof_options *options);
+
+/* Make a reader for one file.
+ * options: NULL for the defaults. visitor: copied; NULL or all NULL just checks.
+ * Returns NULL when out of memory. Memory: 2 KiB, up to twice the largest command that does not lie
+ * in one piece of input, 16 bytes for each of its arguments, and what a rdbkit_reader takes while
+ * an image is read. Nothing is allocated by a number that the file states. */
+RDBKIT_API rdbkit_aof *rdbkit_aof_new(const rdbkit_aof_options *options,
+                                      const rdbkit_aof_visitor *visitor);
+
+/* a: NULL, or one that is not inside a callback. */
+RDBKIT_API void rdbkit_aof_free(rdbkit_aof *a);
+
+/* Give the next bytes of the file to a reader.
+ * a: not inside one of its callbacks. buf: len bytes, borrowed for the call, may be NULL if len is
+ * 0. len: any size; 0 changes nothing.
+ * Returns RDBKIT_MORE (all taken), or a negative code that stays; RDBKIT_DONE after
+ * rdbkit_aof_finish(). Events: any number, on this thread, before it returns. Time: linear in len,
+ * however it is cut. */
+RDBKIT_API int rdbkit_aof_feed(rdbkit_aof *a, const void *buf, size_t len);
+
+/* Say that there is no more input. Returns RDBKIT_DONE or a negative code. RDBKIT_ERR_TRUNCATED has
+ * the offset of the command or annotation that is cut, or that of a MULTI without EXEC if the file
+ * ends behind a whole record. */
+RDBKIT_API int rdbkit_aof_finish(rdbkit_aof *a);
+
+/* Read the whole of an input, and finish. Returns RDBKIT_DONE or a negative code. */
+RDBKIT_API int rdbkit_aof_pull(rdbkit_aof *a, rdbkit_input *in);
+
+/* Bytes of the (decompressed) input that were consumed: all whole records. Inside a callback: the
+ * offset of what it was given; inside one of visitor.rdb, as rdbkit_reader_offset(). */
+RDBKIT_API uint64_t rdbkit_aof_offset(const rdbkit_aof *a);
+
+/* The first error, or one with code RDBKIT_OK. Its offset is that of the header line or line end at
+ * fault. The message begins with "record at N", "argument 2 of 3 at N", "annotation at N" or
+ * "transaction at N". Errors inside an image are those of rdbkit_reader_error(). Valid as long as
+ * a. */
+RDBKIT_API const rdbkit_error *rdbkit_aof_error(const rdbkit_aof *a);
+
+/* What is known of a file so far. Inside a callback: without what it was given. */
+typedef struct rdbkit_aof_state {
+    int has_rdb;       /* it begins with an RDB image */
+    int rdb_verified;  /* and that ended with a checksum that was looked at and is right */
+    uint64_t rdb_end;  /* of the first byte behind the image; RDBKIT_NO_OFFSET: not, or not yet */
+    uint64_t commands; /* MULTI, EXEC and SELECT too */
+    uint64_t annotations;
+    /* Where a file can be cut: behind the last complete record that is outside of an open
+     * transaction, and behind any complete record. Both are at least rdb_end; 0 as long as nothing
+     * is complete. */
+    uint64_t good_off;
+    uint64_t good_any_off;
+    uint64_t multi_off;        /* of the MULTI whose EXEC has not come, or RDBKIT_NO_OFFSET */
+    uint64_t db;               /* that the next command runs in */
+    int64_t first_timestamp_s; /* of the "#TS:" annotations, or RDBKIT_NO_TIMESTAMP */
+    int64_t timestamp_s;       /* of the last one */
+    /* What was accepted though no server writes it, in complete commands: header lines in another
+     * form, and other bytes than CR LF behind an argument, which is damage more often than not.
+     * first: offset, or RDBKIT_NO_OFFSET. */
+    uint64_t odd_headers, odd_header_first;
+    uint64_t odd_ends, odd_end_first;
+} rdbkit_aof_state;
+
+/* Valid as long as a, and kept up to date. */
+RDBKIT_API const rdbkit_aof_state *rdbkit_aof_progress(const rdbkit_aof *a);
+
+/* ---- Manifests ---------------------------------------------------------------------------------------- */
+
+/* The list of files that make up one append-only log: Redis from 7.0 on, and Valkey. */
+typedef struct rdbkit_manifest rdbkit_manifest;
+
+/* One line of a manifest. */
+typedef struct rdbkit_manifest_file {
+    rdbkit_str name; /* unquoted, without / and \, not empty; terminated as well */
+    int64_t seq;     /* not 0 */
+    char type;       /* 'b' base, 'i' increment, 'h' history: not loaded, servers delete it */
+    /* Replication offsets of Redis 8.0 and later, increments alone; -1: none. */
+    int64_t start_offset, end_offset;
+    uint64_t line; /* from 1; not looked at by rdbkit_manifest_line() */
+} rdbkit_manifest_file;
+
+/* Longest line that servers read, LF included, and a terminator. */
+#define RDBKIT_MANIFEST_LINE_MAX 1025
+
+/* Read a manifest as servers read it: what they refuse is refused.
+ * allocator: NULL for malloc; copied. text: the whole file, len bytes, may be NULL if len is 0; not
+ * kept.
+ * error: NULL, or filled in, with code RDBKIT_OK if all is well; its offset is that of the line at
+ * fault, and the message begins with "line N at OFFSET".
+ * Returns a handle for rdbkit_manifest_free(), or NULL: RDBKIT_ERR_DAMAGED, RDBKIT_ERR_NOMEM. A
+ * manifest of comments alone has no files, and stands for an empty log. Memory: the text and 56 bytes
+ * a file; up to twice that, and a third copy of the latter while it is read. */
+RDBKIT_API rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator,
+                                                  const void *text, size_t len,
+                                                  rdbkit_error *error);
+RDBKIT_API void rdbkit_manifest_free(rdbkit_manifest *m);
+
+/* How many files, and each of them in the order of loading: the base, if there is one, the
+ * increments, then those of type 'h', which are not loaded. index: from 0; NULL past the end. Valid
+ * as long as m. */
+RDBKIT_API size_t rdbkit_manifest_count(const rdbkit_manifest *m);
+RDBKIT_API const rdbkit_manifest_file *rdbkit_manifest_at(const rdbkit_manifest *m, size_t index);
+
+/* Write the line of a file as servers write it, the name in quotes where it needs them, with LF and
+ * a terminator.
+ * buf: size bytes; RDBKIT_MANIFEST_LINE_MAX is always enough. Returns the length without
+ * terminator, or RDBKIT_ERR_USAGE (name, seq or type that no server would read), or
+ * RDBKIT_ERR_LIMIT (over size, or longer than servers read); then buf is as it was. */
+RDBKIT_API int rdbkit_manifest_line(char *buf, size_t size, const rdbkit_manifest_file *file);
+
+/* Whether a file is a manifest, by its first bytes: the first line that is no comment begins with
+ * "file ". head: len bytes, 1 KiB will do unless it begins with long comments. 1 or 0. */
+RDBKIT_API int rdbkit_is_manifest(const void *head, size_t len);
+
 /* ---- Check -------------------------------------------------------------------------------------------- */
 
 /* A sink that looks for what no reader can see alone: duplicate keys, and duplicate members or fields. */
