@@ -18,7 +18,7 @@ cd "$(dirname "$0")"
 CFLAGS=${CFLAGS--O3} # up to a fifth faster than -O2 (bench streams), nowhere slower
 CPPFLAGS=${CPPFLAGS-}
 LDFLAGS=${LDFLAGS-}
-LIBS='-llzf -lz'
+LIBS='-llzf -lz -lm'
 SERVERS=${SERVERS:-build/servers}
 WARN='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wundef -Wvla -Wswitch-enum -Wstrict-prototypes -Wmissing-prototypes'
 SAN='-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'

@@ -30,11 +30,20 @@
  *   [24] flt_    filters and transforms
  *   [25] json_   JSON out
  *   [26] rep_    check: what occurs twice
- *   [27] aof_    append-only files and manifests
- *   [28] api     the public functions not defined in a room above
- *   [29] cli_    command line: options, messages, output, input
- *   [30] verb_   command line: the verbs
- *   [31] main_   command line: help, parsing, main
+ *   [27] seq_    strings one after another in one block
+ *   [28] tab_    hash tables that keep the order of insertion
+ *   [29] ord_    pointers in order
+ *   [30] obj_    lists, sets, sorted sets and hashes in memory
+ *   [31] xs_     streams in memory
+ *   [32] ks_     the keyspace in memory
+ *   [33] hll_    HyperLogLog
+ *   [34] geo_    places as scores
+ *   [35] cmd_    commands
+ *   [36] aof_    append-only files and manifests
+ *   [37] api     the public functions not defined in a room above
+ *   [38] cli_    command line: options, messages, output, input
+ *   [39] verb_   command line: the verbs
+ *   [40] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -553,6 +562,7 @@ static void err_add_key(rdbkit_error *e) {
     X(TAKE_RAW, "take this value raw")                 \
     X(TAKE_RAW_WIDE, "take this value raw, wide")      \
     X(TAKE_RAW_NARROW, "take this value raw, narrow")  \
+    X(TAKE_UNCHECKED, "take this value unchecked")     \
     X(ERR_NOMEM, "out of memory")                      \
     X(ERR_IO, "cannot read or write")                  \
     X(ERR_DAMAGED, "damaged input")                    \
@@ -3104,6 +3114,11 @@ static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
     r->ev = &r->v;
     if (PORT_LIKELY(st == RDBKIT_OK)) return 0;
     r->raw_forms = st == RDBKIT_TAKE_RAW_WIDE ? 2 : st == RDBKIT_TAKE_RAW_NARROW ? 1 : 0;
+    if (st == RDBKIT_TAKE_UNCHECKED) {
+        r->raw_from = p;
+        rd_walk_start(r, t->layout, rd_key_end);
+        return 0;
+    }
     if (st == RDBKIT_TAKE_RAW || r->raw_forms) { /* the value is read and checked, and what was read is given out */
         r->ev = &rd_mute;
         r->raw_from = p;
@@ -3584,12 +3599,12 @@ static rdbkit_stream_info loss_plain_info(const rdbkit_stream_info *info) {
 
 /* Whether a stream has counters that would not come out the same by themselves. */
 static int loss_has_counters(const rdbkit_stream_info *info) {
-    return info->entries_added > info->length || info->max_deleted.ms || info->max_deleted.seq;
+    return info->has_counters && (info->entries_added > info->length || info->max_deleted.ms || info->max_deleted.seq);
 }
 
 static int loss_has_entries_read(const rdbkit_stream_info *info, const rdbkit_stream_group *group) {
     rdbkit_stream_info plain = loss_plain_info(info);
-    return group->entries_read != strm_estimate_read(&plain, group->last_id);
+    return info->has_counters && group->entries_read != strm_estimate_read(&plain, group->last_id);
 }
 
 /* The name in a library's first line, "#!lua name=mylib". */
@@ -3715,6 +3730,7 @@ typedef struct enc_state {
 
     rdbkit_shape shape;
     int expiring; /* a hash whose fields may expire */
+    int has_active; /* a stream whose type says when consumers were active */
     int plain;    /* too large to be packed: elements go into the body */
     int all_ints;
     u64 n;          /* elements so far */
@@ -4264,6 +4280,7 @@ static void enc_begin(enc_state *e, const rdbkit_type *from) {
     for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) empty[i]->len = 0;
     e->shape = from->shape;
     e->expiring = from->number >= 22 && (e->target->features & RDBKIT_F_FIELD_EXPIRY) && from->shape == RDBKIT_HASH;
+    e->has_active = fmt_id(from) == FMT_STREAM_3;
     e->plain = e->have_entry = e->have_group = 0;
     e->all_ints = 1;
     e->n = e->nodes = e->spilled = e->blob_n = e->live = 0;
@@ -4526,7 +4543,7 @@ static int enc_on_stream_group(void *user, const rdbkit_stream_group *group) {
 static int enc_on_stream_consumer(void *user, const rdbkit_stream_consumer *c) {
     enc_sink *w = user;
     int keeps = w->l.target.max_type >= fmt_types[FMT_STREAM_3].number;
-    int st = keeps || c->active_ms == c->seen_ms ? 0 : loss_lose(&w->l, RDBKIT_LOSS_ACTIVE_TIME);
+    int st = keeps || !w->enc.has_active || c->active_ms == c->seen_ms ? 0 : loss_lose(&w->l, RDBKIT_LOSS_ACTIVE_TIME);
     return st ? st : enc_stream_consumer(&w->enc, c);
 }
 
@@ -4605,6 +4622,12 @@ static int wr_aux(rdbkit_writer *w, rdbkit_str name, rdbkit_str value) {
     return st ? st : wr_str(w, value);
 }
 
+/* The field that says so: an integer, as servers write it. */
+static int wr_aof_base(rdbkit_writer *w) {
+    const int multi_part = w->v.l.target.rdb_version >= 10; /* Redis 7.0 */
+    return wr_aux(w, multi_part ? (rdbkit_str){"aof-base", 8} : (rdbkit_str){"aof-preamble", 12}, (rdbkit_str){"1", 1});
+}
+
 /* The magic, and the version of the server that the file is for. */
 static int wr_begin(rdbkit_writer *w) {
     char magic[10], version[32];
@@ -4618,7 +4641,8 @@ static int wr_begin(rdbkit_writer *w) {
     snprintf(version, sizeof version, strchr(dash, '.') ? "%s.0" : "%s.0.0", dash + 1);
     rdbkit_str name = {is_valkey ? "valkey-ver" : "redis-ver", is_valkey ? 10 : 9};
     rdbkit_str value = {version, strlen(version)};
-    return wr_aux(w, name, value);
+    st = wr_aux(w, name, value);
+    return st || !w->opt.aof_base ? st : wr_aof_base(w);
 }
 
 static int wr_ready(rdbkit_writer *w) {
@@ -4639,7 +4663,8 @@ static int wr_header(void *user, const rdbkit_header *header) {
     if (!w->opt.reencode) t->rdb_version = header->rdb_version;
     w->same = 1;
     w->v.enc.narrow = header->lineage == RDBKIT_VALKEY;
-    return wr_begin(w);
+    int st = wr_begin(w);
+    return st || !w->opt.aof_base ? st : wr_aof_base(w);
 }
 
 /* AUX fields that mean something in another file too; the rest is of the server's own affairs, and some can do harm:
@@ -4731,8 +4756,10 @@ static int wr_key_head(rdbkit_writer *w, const rdbkit_key *key, const rdbkit_typ
         st = out_put(&w->out, x, 2);
     }
     if (!st && key->expire_ms != RDBKIT_NO_EXPIRY) {
+        /* a base's keys stay whatever their time, and Valkey 8.1 and 9 abort on one before 1970 */
+        const i64 ms = w->opt.aof_base && key->expire_ms < 0 ? 0 : key->expire_ms;
         x[0] = FMT_OP_EXPIRETIME_MS;
-        port_put_le64(x + 1, (u64)key->expire_ms);
+        port_put_le64(x + 1, (u64)ms);
         st = out_put(&w->out, x, 9);
     }
     if (!st) st = wr_byte(w, type->number);
@@ -5192,7 +5219,7 @@ static int resp_on_key(void *user, const rdbkit_key *key) {
     if ((st = resp_keep(s, &s->key, key->name.data, key->name.len))) return st;
     /* the name as kept, for the losses that show only later */
     s->v.l.name.data = (const char *)s->key.data + (s->key.len - key->name.len - 2);
-    int loads = s->opt.restore && rdbkit_target_loads(&s->v.l.target, key->type);
+    int loads = s->opt.restore && key->offset && rdbkit_target_loads(&s->v.l.target, key->type);
     s->raw_on = loads || key->type->shape == RDBKIT_MODULE;
     s->restoring = s->opt.restore && !s->raw_on;
     s->raw.len = 0;
@@ -5208,7 +5235,7 @@ static int resp_on_key(void *user, const rdbkit_key *key) {
 
 /* SET key value [PXAT ms]; the value may come in pieces. */
 static int resp_set_begin(rdbkit_resp *s) {
-    s->pxat = s->expire_ms > 0 && loss_has(&s->v.l, RDBKIT_F_SET_PXAT);
+    s->pxat = s->expire_ms > 0 && !s->opt.rewrite && loss_has(&s->v.l, RDBKIT_F_SET_PXAT);
     int st = resp_command(s, s->pxat ? 5 : 3, "$3\r\nSET\r\n");
     return st ? st : resp_key(s);
 }
@@ -7017,7 +7044,7776 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     return NULL;
 }
 
-/* ==== [27] aof_ : append-only files and manifests ====
+/* ==== [27] seq_ : strings one after another in one block ====
+ *
+ * What lists are made of, and small sets, hashes and sorted sets: 2 bytes besides the text of a short string, and
+ * to be walked from either end.
+ *
+ *     item = length text back;   length: 7 bits a byte, lowest first, the top bit says that more follow;
+ *                                back: the bytes of length and text, written the other way round
+ *
+ * Slices that are put in must not lie in the block itself. Tests: tests/test_structs.c */
+
+#define SEQ_LEN_MAX 0x7ff00000u /* of a block */
+
+typedef struct seq_items {
+    u8 *data;
+    u32 off, end; /* the items lie in [off, end) */
+    u32 cap;
+    u32 n;
+} seq_items;
+
+/* A place between items, as an offset into data. */
+typedef u32 seq_at;
+
+static void seq_free(const rdbkit_allocator *mem, seq_items *s) {
+    if (s->data) mem->free(mem->ctx, s->data, s->cap);
+    memset(s, 0, sizeof *s);
+}
+
+PORT_INLINE u32 seq_len_size(u64 v) {
+    u32 n = 1;
+    while (v > 127) v >>= 7, n++;
+    return n;
+}
+
+/* Bytes that a string of this length takes. */
+PORT_INLINE u64 seq_item_size(u64 len) {
+    const u64 head = len + seq_len_size(len);
+    return head + seq_len_size(head);
+}
+
+static void seq_put_item(u8 *p, rdbkit_str s) {
+    u64 v = s.len;
+    u8 *start = p;
+    for (; v > 127; v >>= 7) *p++ = (u8)(v | 128);
+    *p++ = (u8)v;
+    port_copy(p, s.data, s.len);
+    p += s.len;
+    v = (u64)(p - start);
+    p += seq_len_size(v) - 1;
+    for (; v > 127; v >>= 7) *p-- = (u8)(v | 128);
+    *p = (u8)v;
+}
+
+/* The item behind a place that is not the end; the place moves behind it. */
+PORT_INLINE rdbkit_str seq_next(const seq_items *s, seq_at *at) {
+    const u8 *p = s->data + *at;
+    u64 len = *p & 127;
+    for (int shift = 7; *p++ & 128; shift += 7) len |= (u64)(*p & 127) << shift;
+    rdbkit_str item = {(const char *)p, (size_t)len};
+    const u64 head = (u64)(p - (s->data + *at)) + len;
+    *at += (u32)(head + seq_len_size(head));
+    return item;
+}
+
+/* The item before a place that is not the beginning; the place moves before it. */
+PORT_INLINE rdbkit_str seq_prev(const seq_items *s, seq_at *at) {
+    const u8 *p = s->data + *at - 1;
+    u64 head = *p & 127;
+    for (int shift = 7; *p & 128; shift += 7) head |= (u64)(*--p & 127) << shift;
+    *at = (u32)((u64)(p - s->data) - head);
+    seq_at start = *at;
+    return seq_next(s, &start);
+}
+
+/* Make a gap of so many bytes at a place; returns where, or NULL. The shorter part moves where it can; never fails if an
+ * item of that size was just taken out. Blocks grow by a quarter, and the free room lies where items are added. */
+static u8 *seq_gap(const rdbkit_allocator *mem, seq_items *s, seq_at at, u64 size) {
+    const u32 used = s->end - s->off, before = at - s->off, after = s->end - at;
+    if (size > SEQ_LEN_MAX - used) return NULL;
+    const u32 add = (u32)size;
+    const int front = add <= s->off, back = add <= s->cap - s->end;
+    if (!back && before >= after && add <= s->off) { /* all to the front, so that the next ones find room */
+        memmove(s->data, s->data + s->off, before);
+        if (after) memmove(s->data + before + add, s->data + at, after);
+        s->off = 0, s->end = used + add;
+        return s->data + before;
+    }
+    if (front && (before < after || !back)) {
+        if (before) memmove(s->data + s->off - add, s->data + s->off, before);
+        s->off -= add;
+        return s->data + s->off + before;
+    }
+    if (back) {
+        if (after) memmove(s->data + at + add, s->data + at, after);
+        s->end += add;
+        return s->data + at;
+    }
+    const u32 need = used + add, cap = need + need / 4 + (need < 4096 ? 8 : 0);
+    u8 *data = mem->alloc(mem->ctx, cap);
+    if (!data) return NULL;
+    const u32 off = before < after ? cap - need : 0;
+    if (before) memcpy(data + off, s->data + s->off, before);
+    if (after) memcpy(data + off + before + add, s->data + at, after);
+    if (s->data) mem->free(mem->ctx, s->data, s->cap);
+    s->data = data, s->cap = cap, s->off = off, s->end = off + need;
+    return data + off + before;
+}
+
+/* Put a string at a place. 0 or RDBKIT_ERR_NOMEM. */
+static int seq_insert(const rdbkit_allocator *mem, seq_items *s, seq_at at, rdbkit_str item) {
+    u8 *p = seq_gap(mem, s, at, seq_item_size(item.len));
+    if (!p) return RDBKIT_ERR_NOMEM;
+    seq_put_item(p, item);
+    s->n++;
+    return 0;
+}
+
+/* Take out the bytes [from, to), which are n items. Places behind move; returns the place where they were. */
+static seq_at seq_remove(seq_items *s, seq_at from, seq_at to, u32 n) {
+    const u32 len = to - from, before = from - s->off, after = s->end - to;
+    s->n -= n;
+    if (before < after) {
+        if (before) memmove(s->data + s->off + len, s->data + s->off, before);
+        s->off += len;
+        return to;
+    }
+    if (after) memmove(s->data + from, s->data + to, after);
+    s->end -= len;
+    return from;
+}
+
+/* The place of the item number i, 0 to n. */
+static seq_at seq_index(const seq_items *s, u32 i) {
+    if (i <= s->n / 2) {
+        seq_at at = s->off;
+        while (i-- > 0) (void)seq_next(s, &at);
+        return at;
+    }
+    seq_at at = s->end;
+    for (i = s->n - i; i > 0; i--) (void)seq_prev(s, &at);
+    return at;
+}
+
+static int seq_same(rdbkit_str a, rdbkit_str b) {
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+/* The place of a string among every step-th item, or UINT32_MAX. */
+static seq_at seq_find(const seq_items *s, rdbkit_str item, int step) {
+    for (seq_at at = s->off; at < s->end;) {
+        const seq_at here = at;
+        if (seq_same(seq_next(s, &at), item)) return here;
+        for (int i = 1; i < step; i++) (void)seq_next(s, &at);
+    }
+    return UINT32_MAX;
+}
+
+/* ==== [28] tab_ : hash tables that keep the order of insertion ====
+ *
+ * Of items that begin with the u32 length of their name; the name's bytes stand at name_off. The items belong to the
+ * caller. An array holds them in order, an open table of hashes and indexes finds them: 8 bytes and some 13 for an
+ * item. The seed keeps an enemy from choosing names that collide. Tests: tests/test_structs.c */
+
+#define TAB_NONE UINT32_MAX
+#define TAB_MAX 0x38000000u /* items: so that the slots are 2^31 at most */
+
+typedef struct tab_slot {
+    u32 hash;
+    u32 index; /* into item, plus 1; 0: free */
+} tab_slot;
+
+typedef struct tab {
+    void **item; /* NULL where one was removed */
+    tab_slot *slot;
+    u32 used, live, cap; /* of item */
+    u32 mask;            /* slots less 1 */
+    u32 name_off;
+} tab;
+
+PORT_INLINE rdbkit_str tab_name(const tab *t, const void *item) {
+    u32 len;
+    memcpy(&len, item, sizeof len);
+    return (rdbkit_str){(const char *)item + t->name_off, len};
+}
+
+PORT_INLINE u32 tab_hash(u64 seed, rdbkit_str name) {
+    u64 a, b;
+    port_hash(seed, name, &a, &b);
+    return (u32)(a >> 32);
+}
+
+static void tab_free(const rdbkit_allocator *mem, tab *t) {
+    const u32 name_off = t->name_off;
+    if (t->item) mem->free(mem->ctx, t->item, (size_t)t->cap * sizeof *t->item);
+    if (t->slot) mem->free(mem->ctx, t->slot, ((size_t)t->mask + 1) * sizeof *t->slot);
+    memset(t, 0, sizeof *t);
+    t->name_off = name_off;
+}
+
+/* The index of a name, or TAB_NONE. */
+static u32 tab_find_hash(const tab *t, u32 hash, rdbkit_str name) {
+    if (!t->slot) return TAB_NONE;
+    for (u32 i = hash & t->mask; t->slot[i].index; i = (i + 1) & t->mask)
+        if (t->slot[i].hash == hash && seq_same(tab_name(t, t->item[t->slot[i].index - 1]), name))
+            return t->slot[i].index - 1;
+    return TAB_NONE;
+}
+
+static u32 tab_find(const tab *t, u64 seed, rdbkit_str name) {
+    return t->live ? tab_find_hash(t, tab_hash(seed, name), name) : TAB_NONE;
+}
+
+static void *tab_get(const tab *t, u64 seed, rdbkit_str name) {
+    const u32 index = tab_find(t, seed, name);
+    return index == TAB_NONE ? NULL : t->item[index];
+}
+
+static void tab_link(tab *t, u32 hash, u32 index) {
+    u32 i = hash & t->mask;
+    while (t->slot[i].index) i = (i + 1) & t->mask;
+    t->slot[i] = (tab_slot){hash, index + 1};
+}
+
+/* New arrays for cap items, without the gaps. */
+static int tab_resize(const rdbkit_allocator *mem, tab *t, u64 seed, u32 cap) {
+    u32 slots = 8;
+    while (slots / 3 * 2 < cap) slots *= 2;
+    tab to = {NULL, NULL, 0, t->live, cap, slots - 1, t->name_off};
+    to.item = mem->alloc(mem->ctx, (size_t)cap * sizeof *to.item);
+    to.slot = mem_new(mem, (size_t)slots * sizeof *to.slot);
+    if (!to.item || !to.slot) {
+        tab_free(mem, &to);
+        return RDBKIT_ERR_NOMEM;
+    }
+    if (t->used == t->live) { /* no gaps: the hashes are known */
+        if (t->used) memcpy(to.item, t->item, (size_t)t->used * sizeof *to.item);
+        for (u32 i = 0; t->slot && i <= t->mask; i++)
+            if (t->slot[i].index) tab_link(&to, t->slot[i].hash, t->slot[i].index - 1);
+        to.used = t->used;
+    } else {
+        for (u32 i = 0; i < t->used; i++) {
+            if (!t->item[i]) continue;
+            to.item[to.used] = t->item[i];
+            tab_link(&to, tab_hash(seed, tab_name(t, t->item[i])), to.used++);
+        }
+    }
+    tab_free(mem, t);
+    *t = to;
+    return 0;
+}
+
+/* Add an item whose name is not there yet. 0 or RDBKIT_ERR_NOMEM. */
+static int tab_add(const rdbkit_allocator *mem, tab *t, u64 seed, void *item) {
+    if (t->used == t->cap) {
+        if (t->live > TAB_MAX) return RDBKIT_ERR_NOMEM;
+        if (tab_resize(mem, t, seed, t->live + t->live / 2 + 8)) return RDBKIT_ERR_NOMEM;
+    }
+    t->item[t->used] = item;
+    tab_link(t, tab_hash(seed, tab_name(t, item)), t->used++);
+    t->live++;
+    return 0;
+}
+
+/* Take out the item at an index. The others stay where they are. */
+static void tab_remove(tab *t, u64 seed, u32 index) {
+    u32 i = tab_hash(seed, tab_name(t, t->item[index])) & t->mask;
+    while (t->slot[i].index != index + 1) i = (i + 1) & t->mask;
+    for (u32 j = (i + 1) & t->mask; t->slot[j].index; j = (j + 1) & t->mask) {
+        const u32 home = t->slot[j].hash & t->mask;
+        if (((j - home) & t->mask) < ((j - i) & t->mask)) continue;
+        t->slot[i] = t->slot[j];
+        i = j;
+    }
+    t->slot[i].index = 0;
+    t->item[index] = NULL;
+    if (--t->live == 0) t->used = 0;
+    else if (index == t->used - 1) t->used--;
+}
+
+/* The next item from index *i on, or NULL; *i moves behind it. For loops that begin with 0. */
+PORT_INLINE void *tab_next(const tab *t, u32 *i) {
+    while (*i < t->used) {
+        void *item = t->item[(*i)++];
+        if (item) return item;
+    }
+    return NULL;
+}
+
+/* ==== [29] ord_ : pointers in order ====
+ *
+ * Blocks of up to ORD_BLOCK pointers, sorted through a function. Ascending insertion fills blocks; position and rank
+ * cost a walk over the blocks' counts. Tests: tests/test_structs.c */
+
+#define ORD_BLOCK 254
+
+typedef struct ord_block {
+    u32 n;
+    void *item[ORD_BLOCK];
+} ord_block;
+
+typedef struct ord {
+    ord_block **block;
+    u32 blocks, cap;
+    u64 n;
+} ord;
+
+typedef struct ord_at {
+    u32 block, item;
+} ord_at;
+
+typedef int (*ord_cmp)(const void *probe, const void *item);
+
+static void ord_free(const rdbkit_allocator *mem, ord *o) {
+    for (u32 i = 0; i < o->blocks; i++) mem->free(mem->ctx, o->block[i], sizeof(ord_block));
+    if (o->block) mem->free(mem->ctx, o->block, o->cap * sizeof *o->block);
+    memset(o, 0, sizeof *o);
+}
+
+/* The place of the first item that is not less than the probe; maybe the end. */
+static ord_at ord_seek(const ord *o, const void *probe, ord_cmp cmp) {
+    u32 lo = 0, hi = o->blocks; /* the block whose last item is not less */
+    while (lo < hi) {
+        const u32 mid = lo + (hi - lo) / 2;
+        const ord_block *b = o->block[mid];
+        if (cmp(probe, b->item[b->n - 1]) > 0) lo = mid + 1;
+        else hi = mid;
+    }
+    ord_at at = {lo, 0};
+    if (lo == o->blocks) return at;
+    const ord_block *b = o->block[lo];
+    for (lo = 0, hi = b->n; lo < hi;) {
+        const u32 mid = lo + (hi - lo) / 2;
+        if (cmp(probe, b->item[mid]) > 0) lo = mid + 1;
+        else hi = mid;
+    }
+    at.item = lo;
+    return at;
+}
+
+/* The item at a place, or NULL at the end. */
+PORT_INLINE void *ord_item(const ord *o, ord_at at) {
+    return at.block < o->blocks ? o->block[at.block]->item[at.item] : NULL;
+}
+
+PORT_INLINE ord_at ord_after(const ord *o, ord_at at) {
+    if (++at.item < o->block[at.block]->n) return at;
+    return (ord_at){at.block + 1, 0};
+}
+
+/* The place of rank i, 0 to n. */
+static ord_at ord_index(const ord *o, u64 i) {
+    ord_at at = {0, 0};
+    if (i > o->n / 2) { /* from the end */
+        u64 back = o->n - i;
+        at.block = o->blocks;
+        while (at.block > 0 && back > 0) {
+            const u32 n = o->block[--at.block]->n;
+            if (back <= n) return (ord_at){at.block, n - (u32)back};
+            back -= n;
+        }
+        return at;
+    }
+    while (at.block < o->blocks && i >= o->block[at.block]->n) i -= o->block[at.block++]->n;
+    at.item = (u32)i;
+    return at;
+}
+
+/* How many items stand before a place. */
+static u64 ord_rank(const ord *o, ord_at at) {
+    u64 n = at.item;
+    for (u32 i = 0; i < at.block; i++) n += o->block[i]->n;
+    return n;
+}
+
+static int ord_new_block(const rdbkit_allocator *mem, ord *o, u32 at) {
+    if (o->blocks == o->cap) {
+        const u32 cap = o->cap ? o->cap * 2 : 4;
+        void *p = o->block ? mem->realloc(mem->ctx, o->block, o->cap * sizeof *o->block, cap * sizeof *o->block)
+                           : mem->alloc(mem->ctx, cap * sizeof *o->block);
+        if (!p) return RDBKIT_ERR_NOMEM;
+        o->block = p, o->cap = cap;
+    }
+    ord_block *b = mem->alloc(mem->ctx, sizeof *b);
+    if (!b) return RDBKIT_ERR_NOMEM;
+    b->n = 0;
+    memmove(o->block + at + 1, o->block + at, (o->blocks - at) * sizeof *o->block);
+    o->block[at] = b;
+    o->blocks++;
+    return 0;
+}
+
+/* A full block becomes two; where the item goes behind all others the new one is empty, so that ascending input
+ * leaves full blocks. */
+static int ord_split(const rdbkit_allocator *mem, ord *o, ord_at *at) {
+    const int behind = at->block + 1 == o->blocks && at->item == ORD_BLOCK;
+    if (ord_new_block(mem, o, at->block + 1)) return RDBKIT_ERR_NOMEM;
+    ord_block *a = o->block[at->block], *b = o->block[at->block + 1];
+    const u32 keep = behind ? ORD_BLOCK : ORD_BLOCK / 2;
+    b->n = ORD_BLOCK - keep;
+    a->n = keep;
+    if (b->n) memcpy(b->item, a->item + keep, b->n * sizeof *b->item);
+    if (at->item > keep || behind) at->block++, at->item -= keep;
+    return 0;
+}
+
+static int ord_insert(const rdbkit_allocator *mem, ord *o, void *item, ord_cmp cmp) {
+    ord_at at = ord_seek(o, item, cmp);
+    if (at.block == o->blocks) { /* behind all */
+        if (o->blocks == 0 && ord_new_block(mem, o, 0)) return RDBKIT_ERR_NOMEM;
+        at.block = o->blocks - 1;
+        at.item = o->block[at.block]->n;
+    }
+    if (o->block[at.block]->n == ORD_BLOCK && ord_split(mem, o, &at)) return RDBKIT_ERR_NOMEM;
+    ord_block *b = o->block[at.block];
+    memmove(b->item + at.item + 1, b->item + at.item, (b->n - at.item) * sizeof *b->item);
+    b->item[at.item] = item;
+    b->n++;
+    o->n++;
+    return 0;
+}
+
+static void ord_drop_block(const rdbkit_allocator *mem, ord *o, u32 at) {
+    mem->free(mem->ctx, o->block[at], sizeof(ord_block));
+    o->blocks--;
+    memmove(o->block + at, o->block + at + 1, (o->blocks - at) * sizeof *o->block);
+}
+
+/* Take out the item at a place; the place is that of the next one then. */
+static void ord_remove(const rdbkit_allocator *mem, ord *o, ord_at *at) {
+    ord_block *b = o->block[at->block];
+    memmove(b->item + at->item, b->item + at->item + 1, (b->n - at->item - 1) * sizeof *b->item);
+    b->n--;
+    o->n--;
+    ord_block *next = at->block + 1 < o->blocks ? o->block[at->block + 1] : NULL;
+    if (b->n == 0) {
+        ord_drop_block(mem, o, at->block);
+    } else if (next && b->n + next->n <= ORD_BLOCK / 2) {
+        memcpy(b->item + b->n, next->item, next->n * sizeof *b->item);
+        b->n += next->n;
+        ord_drop_block(mem, o, at->block + 1);
+    }
+    if (at->block < o->blocks && at->item >= o->block[at->block]->n) *at = (ord_at){at->block + 1, 0};
+}
+
+/* ==== [30] obj_ : lists, sets, sorted sets and hashes in memory ====
+ *
+ * Small ones are one packed block (seq_), as small as a server's own; larger ones are tables (tab_), and a sorted set
+ * has its order besides (ord_). Arguments must not lie in the object that a function changes, except where it says
+ * so. All sizes are known, so that memory can be counted. Tests: tests/test_structs.c */
+
+#define OBJ_ITEM_LEN 64 /* the servers' defaults for what stays packed */
+#define OBJ_HASH_N 512
+#define OBJ_SET_N 128
+#define OBJ_ZSET_N 128
+#define OBJ_NODE_LEN 8192 /* of a list */
+
+/* Everything that needs memory needs these two. */
+typedef struct obj_env {
+    const rdbkit_allocator *mem;
+    u64 seed;
+} obj_env;
+
+/* ---- lists ---- */
+
+typedef struct obj_node {
+    struct obj_node *prev, *next;
+    seq_items items; /* never empty */
+} obj_node;
+
+typedef struct obj_list {
+    obj_node *head, *tail;
+    u64 n;
+} obj_list;
+
+/* The place of an item; node NULL: behind the last one. */
+typedef struct obj_list_at {
+    obj_node *node;
+    seq_at at;
+} obj_list_at;
+
+static void obj_list_unlink(const obj_env *e, obj_list *l, obj_node *node) {
+    *(node->prev ? &node->prev->next : &l->head) = node->next;
+    *(node->next ? &node->next->prev : &l->tail) = node->prev;
+    seq_free(e->mem, &node->items);
+    e->mem->free(e->mem->ctx, node, sizeof *node);
+}
+
+static void obj_list_free(const obj_env *e, obj_list *l) {
+    while (l->head) obj_list_unlink(e, l, l->head);
+    e->mem->free(e->mem->ctx, l, sizeof *l);
+}
+
+/* A new node behind another one, or at the head (NULL). */
+static obj_node *obj_list_new_node(const obj_env *e, obj_list *l, obj_node *prev) {
+    obj_node *node = mem_new(e->mem, sizeof *node);
+    if (!node) return NULL;
+    node->prev = prev;
+    node->next = prev ? prev->next : l->head;
+    *(node->prev ? &node->prev->next : &l->head) = node;
+    *(node->next ? &node->next->prev : &l->tail) = node;
+    return node;
+}
+
+static int obj_list_fits(const obj_node *node, rdbkit_str item) {
+    return node->items.n == 0 || node->items.end - node->items.off + seq_item_size(item.len) <= OBJ_NODE_LEN;
+}
+
+static int obj_list_push(const obj_env *e, obj_list *l, int front, rdbkit_str item) {
+    obj_node *node = front ? l->head : l->tail;
+    if (!node || !obj_list_fits(node, item)) {
+        node = obj_list_new_node(e, l, front ? NULL : l->tail);
+        if (!node) return RDBKIT_ERR_NOMEM;
+    }
+    int st = seq_insert(e->mem, &node->items, front ? node->items.off : node->items.end, item);
+    if (st && node->items.n == 0) obj_list_unlink(e, l, node);
+    if (!st) l->n++;
+    return st;
+}
+
+/* The item at a place that is one, and the place of the next. */
+PORT_INLINE rdbkit_str obj_list_next(obj_list_at *at) {
+    rdbkit_str item = seq_next(&at->node->items, &at->at);
+    if (at->at == at->node->items.end) {
+        at->node = at->node->next;
+        at->at = at->node ? at->node->items.off : 0;
+    }
+    return item;
+}
+
+static obj_list_at obj_list_begin(const obj_list *l) {
+    return (obj_list_at){l->head, l->head ? l->head->items.off : 0};
+}
+
+static rdbkit_str obj_list_item(obj_list_at at) {
+    return obj_list_next(&at);
+}
+
+/* The place of item i, 0 to n. */
+static obj_list_at obj_list_index(const obj_list *l, u64 i) {
+    obj_list_at at = {NULL, 0};
+    if (i >= l->n) return at;
+    if (i < l->n / 2) {
+        at.node = l->head;
+        while (i >= at.node->items.n) i -= at.node->items.n, at.node = at.node->next;
+    } else {
+        u64 back = l->n - i;
+        at.node = l->tail;
+        while (back > at.node->items.n) back -= at.node->items.n, at.node = at.node->prev;
+        i = at.node->items.n - back;
+    }
+    at.at = seq_index(&at.node->items, (u32)i);
+    return at;
+}
+
+/* Halve a node that has become too long; *at goes with its item. */
+static int obj_list_split(const obj_env *e, obj_list *l, obj_list_at *at) {
+    obj_node *node = at->node;
+    if (node->items.n < 2 || node->items.end - node->items.off <= OBJ_NODE_LEN) return 0;
+    const u32 keep = node->items.n / 2;
+    const seq_at cut = seq_index(&node->items, keep);
+    obj_node *more = obj_list_new_node(e, l, node);
+    if (!more) return RDBKIT_ERR_NOMEM;
+    const u32 len = node->items.end - cut, n = node->items.n - keep;
+    u8 *p = seq_gap(e->mem, &more->items, 0, len);
+    if (!p) {
+        obj_list_unlink(e, l, more);
+        return RDBKIT_ERR_NOMEM;
+    }
+    memcpy(p, node->items.data + cut, len);
+    more->items.n = n;
+    if (at->at >= cut) *at = (obj_list_at){more, at->at - cut + more->items.off};
+    node->items.end = cut;
+    node->items.n = keep;
+    return 0;
+}
+
+/* Put an item before the one at a place (node NULL: at the end). */
+static int obj_list_insert(const obj_env *e, obj_list *l, obj_list_at at, rdbkit_str item) {
+    if (!at.node) return obj_list_push(e, l, 0, item);
+    if (!obj_list_fits(at.node, item)) {
+        int st = obj_list_split(e, l, &at);
+        if (st) return st;
+    }
+    int st = seq_insert(e->mem, &at.node->items, at.at, item);
+    if (!st) l->n++;
+    return st;
+}
+
+/* Take out the item at a place; returns the place of the next. */
+static obj_list_at obj_list_remove(const obj_env *e, obj_list *l, obj_list_at at) {
+    seq_at to = at.at;
+    (void)seq_next(&at.node->items, &to);
+    at.at = seq_remove(&at.node->items, at.at, to, 1);
+    l->n--;
+    if (at.at < at.node->items.end) return at;
+    obj_node *node = at.node;
+    at.node = node->next;
+    at.at = at.node ? at.node->items.off : 0;
+    if (node->items.n == 0) obj_list_unlink(e, l, node);
+    return at;
+}
+
+/* Keep the items [from, to) alone. */
+static void obj_list_trim(const obj_env *e, obj_list *l, u64 from, u64 to) {
+    u64 front = from, back = l->n - to;
+    while (front && l->head && l->head->items.n <= front) {
+        front -= l->head->items.n, l->n -= l->head->items.n;
+        obj_list_unlink(e, l, l->head);
+    }
+    if (front && l->head) {
+        seq_items *s = &l->head->items;
+        (void)seq_remove(s, s->off, seq_index(s, (u32)front), (u32)front);
+        l->n -= front;
+    }
+    while (back && l->tail && l->tail->items.n <= back) {
+        back -= l->tail->items.n, l->n -= l->tail->items.n;
+        obj_list_unlink(e, l, l->tail);
+    }
+    if (back && l->tail) {
+        seq_items *s = &l->tail->items;
+        (void)seq_remove(s, seq_index(s, s->n - (u32)back), s->end, (u32)back);
+        l->n -= back;
+    }
+}
+
+/* ---- what sets, sorted sets and hashes share: packed, or large ---- */
+
+typedef struct obj_big {
+    tab table;
+    ord order;   /* of a sorted set */
+    u32 expires; /* fields of a hash with an expiry */
+} obj_big;
+
+typedef struct obj_coll {
+    seq_items small;
+    obj_big *big; /* NULL: small */
+} obj_coll;
+
+typedef size_t (*obj_size_fn)(const void *item);
+
+static void obj_big_free(const obj_env *e, obj_big *big, obj_size_fn size) {
+    void *item;
+    if (!big) return;
+    for (u32 i = 0; (item = tab_next(&big->table, &i)) != NULL;) e->mem->free(e->mem->ctx, item, size(item));
+    tab_free(e->mem, &big->table);
+    ord_free(e->mem, &big->order);
+    e->mem->free(e->mem->ctx, big, sizeof *big);
+}
+
+static void obj_coll_free(const obj_env *e, obj_coll *c, obj_size_fn size) {
+    seq_free(e->mem, &c->small);
+    obj_big_free(e, c->big, size);
+    e->mem->free(e->mem->ctx, c, sizeof *c);
+}
+
+/* Make a small collection large: put adds what stands at a place of it, which moves behind. */
+static int obj_grow(const obj_env *e, obj_coll *c, size_t name_off, obj_size_fn size,
+                    int (*put)(const obj_env *e, obj_big *big, const seq_items *s, seq_at *at)) {
+    obj_big *big = mem_new(e->mem, sizeof *big);
+    if (!big) return RDBKIT_ERR_NOMEM;
+    big->table.name_off = (u32)name_off;
+    int st = 0;
+    for (seq_at at = c->small.off; !st && at < c->small.end;) st = put(e, big, &c->small, &at);
+    if (st) {
+        obj_big_free(e, big, size);
+        return st;
+    }
+    seq_free(e->mem, &c->small);
+    c->big = big;
+    return 0;
+}
+
+/* Add a new item, or free it. */
+static int obj_table_add(const obj_env *e, tab *t, void *item, size_t size) {
+    int st = item ? tab_add(e->mem, t, e->seed, item) : RDBKIT_ERR_NOMEM;
+    if (st && item) e->mem->free(e->mem->ctx, item, size);
+    return st;
+}
+
+/* ---- sets ---- */
+
+typedef struct obj_member { /* of a set */
+    u32 len;
+    u8 name[];
+} obj_member;
+
+static size_t obj_member_size(const void *item) {
+    return offsetof(obj_member, name) + ((const obj_member *)item)->len;
+}
+
+static void obj_set_free(const obj_env *e, obj_coll *set) {
+    obj_coll_free(e, set, obj_member_size);
+}
+
+static u64 obj_set_n(const obj_coll *set) {
+    return set->big ? set->big->table.live : set->small.n;
+}
+
+static int obj_set_has(const obj_env *e, const obj_coll *set, rdbkit_str member) {
+    if (set->big) return tab_find(&set->big->table, e->seed, member) != TAB_NONE;
+    return seq_find(&set->small, member, 1) != UINT32_MAX;
+}
+
+static int obj_set_add_big(const obj_env *e, obj_big *big, rdbkit_str member) {
+    if (member.len > SEQ_LEN_MAX) return RDBKIT_ERR_NOMEM;
+    const size_t size = offsetof(obj_member, name) + member.len;
+    obj_member *m = e->mem->alloc(e->mem->ctx, size);
+    if (m) m->len = (u32)member.len;
+    if (m && member.len) memcpy(m->name, member.data, member.len);
+    return obj_table_add(e, &big->table, m, size);
+}
+
+static int obj_set_grow_item(const obj_env *e, obj_big *big, const seq_items *s, seq_at *at) {
+    return obj_set_add_big(e, big, seq_next(s, at));
+}
+
+static int obj_set_grow(const obj_env *e, obj_coll *set) {
+    return obj_grow(e, set, offsetof(obj_member, name), obj_member_size, obj_set_grow_item);
+}
+
+/* 1: added, 0: it was there; or RDBKIT_ERR_NOMEM. */
+static int obj_set_add(const obj_env *e, obj_coll *set, rdbkit_str member) {
+    int st = 0;
+    if (obj_set_has(e, set, member)) return 0;
+    if (!set->big && (set->small.n >= OBJ_SET_N || member.len > OBJ_ITEM_LEN)) st = obj_set_grow(e, set);
+    if (!st && set->big) st = obj_set_add_big(e, set->big, member);
+    else if (!st) st = seq_insert(e->mem, &set->small, set->small.end, member);
+    return st ? st : 1;
+}
+
+/* 1: removed, 0: it was not there. The member may lie in the set. */
+static int obj_set_remove(const obj_env *e, obj_coll *set, rdbkit_str member) {
+    if (set->big) {
+        const u32 i = tab_find(&set->big->table, e->seed, member);
+        if (i == TAB_NONE) return 0;
+        void *item = set->big->table.item[i];
+        tab_remove(&set->big->table, e->seed, i);
+        e->mem->free(e->mem->ctx, item, obj_member_size(item));
+        return 1;
+    }
+    seq_at at = seq_find(&set->small, member, 1), to = at;
+    if (at == UINT32_MAX) return 0;
+    (void)seq_next(&set->small, &to);
+    (void)seq_remove(&set->small, at, to, 1);
+    return 1;
+}
+
+/* A place in a collection: begin with OBJ_BEGIN. */
+typedef u32 obj_iter;
+#define OBJ_BEGIN UINT32_MAX
+
+/* The next member: 1, or 0 at the end. */
+static int obj_set_next(const obj_coll *set, obj_iter *it, rdbkit_str *member) {
+    if (set->big) {
+        u32 i = *it == OBJ_BEGIN ? 0 : *it;
+        const void *item = tab_next(&set->big->table, &i);
+        *it = i;
+        if (item) *member = tab_name(&set->big->table, item);
+        return item != NULL;
+    }
+    if (*it == OBJ_BEGIN) *it = set->small.off;
+    if (*it >= set->small.end) return 0;
+    *member = seq_next(&set->small, it);
+    return 1;
+}
+
+/* ---- hashes ---- */
+
+typedef struct obj_field {
+    u32 len;       /* of the name */
+    u32 value_len;
+    u32 cap;       /* of name and value together */
+    u32 expires;   /* 1: has an expiry */
+    i64 expire_ms;
+    u8 name[];     /* name, then value */
+} obj_field;
+
+static size_t obj_field_size(const void *item) {
+    return offsetof(obj_field, name) + ((const obj_field *)item)->cap;
+}
+
+static void obj_hash_free(const obj_env *e, obj_coll *hash) {
+    obj_coll_free(e, hash, obj_field_size);
+}
+
+static u64 obj_hash_n(const obj_coll *hash) {
+    return hash->big ? hash->big->table.live : hash->small.n / 2;
+}
+
+static rdbkit_str obj_field_value(const obj_field *f) {
+    return (rdbkit_str){(const char *)f->name + f->len, f->value_len};
+}
+
+static i64 obj_field_expiry(const obj_field *f) {
+    return f->expires ? f->expire_ms : RDBKIT_NO_EXPIRY;
+}
+
+static obj_field *obj_field_new(const obj_env *e, rdbkit_str name, rdbkit_str value) {
+    if (name.len > SEQ_LEN_MAX || value.len > SEQ_LEN_MAX) return NULL;
+    const size_t cap = name.len + value.len;
+    obj_field *f = e->mem->alloc(e->mem->ctx, offsetof(obj_field, name) + cap);
+    if (!f) return NULL;
+    *f = (obj_field){.len = (u32)name.len, .value_len = (u32)value.len, .cap = (u32)cap, .expires = 0, .expire_ms = 0};
+    if (name.len) memcpy(f->name, name.data, name.len);
+    if (value.len) memcpy(f->name + name.len, value.data, value.len);
+    return f;
+}
+
+static int obj_hash_grow_item(const obj_env *e, obj_big *big, const seq_items *s, seq_at *at) {
+    const rdbkit_str field = seq_next(s, at), value = seq_next(s, at);
+    obj_field *f = obj_field_new(e, field, value);
+    return obj_table_add(e, &big->table, f, f ? obj_field_size(f) : 0);
+}
+
+static int obj_hash_grow(const obj_env *e, obj_coll *hash) {
+    return obj_grow(e, hash, offsetof(obj_field, name), obj_field_size, obj_hash_grow_item);
+}
+
+/* The value and the expiry of a field: 1, or 0 if there is none. */
+static int obj_hash_get(const obj_env *e, const obj_coll *hash, rdbkit_str field, rdbkit_str *value, i64 *expire_ms) {
+    *expire_ms = RDBKIT_NO_EXPIRY;
+    if (hash->big) {
+        const obj_field *f = tab_get(&hash->big->table, e->seed, field);
+        if (!f) return 0;
+        *value = obj_field_value(f);
+        *expire_ms = obj_field_expiry(f);
+        return 1;
+    }
+    seq_at at = seq_find(&hash->small, field, 2);
+    if (at == UINT32_MAX) return 0;
+    (void)seq_next(&hash->small, &at);
+    *value = seq_next(&hash->small, &at);
+    return 1;
+}
+
+/* Give a field that is there an expiry, or none (RDBKIT_NO_EXPIRY). 1, or 0 without such a field, or NOMEM. */
+static int obj_hash_expire(const obj_env *e, obj_coll *hash, rdbkit_str field, i64 expire_ms) {
+    const u32 expires = expire_ms != RDBKIT_NO_EXPIRY;
+    if (!hash->big) {
+        if (seq_find(&hash->small, field, 2) == UINT32_MAX) return 0;
+        if (!expires) return 1;
+        int st = obj_hash_grow(e, hash);
+        if (st) return st;
+    }
+    obj_field *f = tab_get(&hash->big->table, e->seed, field);
+    if (!f) return 0;
+    hash->big->expires += expires - f->expires;
+    f->expires = expires;
+    f->expire_ms = expire_ms;
+    return 1;
+}
+
+static int obj_hash_put_big(const obj_env *e, obj_big *big, rdbkit_str field, rdbkit_str value, i64 expire_ms) {
+    const u32 i = tab_find(&big->table, e->seed, field);
+    obj_field *f = i == TAB_NONE ? NULL : big->table.item[i];
+    int is_new = !f;
+    if (f && value.len <= f->cap - f->len) {
+        if (value.len) memmove(f->name + f->len, value.data, value.len);
+        f->value_len = (u32)value.len;
+    } else {
+        obj_field *to = obj_field_new(e, field, value);
+        if (!to) return RDBKIT_ERR_NOMEM;
+        if (f) {
+            to->expires = f->expires;
+            big->table.item[i] = to;
+            e->mem->free(e->mem->ctx, f, obj_field_size(f));
+        } else {
+            int st = obj_table_add(e, &big->table, to, obj_field_size(to));
+            if (st) return st;
+        }
+        f = to;
+    }
+    const u32 expires = expire_ms != RDBKIT_NO_EXPIRY;
+    big->expires += expires - f->expires;
+    f->expires = expires;
+    f->expire_ms = expire_ms;
+    return is_new;
+}
+
+/* Set a field, its expiry too: 1 if it is new, 0 if not, or RDBKIT_ERR_NOMEM. */
+static int obj_hash_put(const obj_env *e, obj_coll *hash, rdbkit_str field, rdbkit_str value, i64 expire_ms) {
+    if (!hash->big) {
+        seq_items *s = &hash->small;
+        seq_at at = seq_find(s, field, 2);
+        const int grow = field.len > OBJ_ITEM_LEN || value.len > OBJ_ITEM_LEN || expire_ms != RDBKIT_NO_EXPIRY ||
+                         (at == UINT32_MAX && s->n >= 2 * OBJ_HASH_N);
+        int st = grow ? obj_hash_grow(e, hash) : 0;
+        if (st) return st;
+        if (!grow && at != UINT32_MAX) {
+            (void)seq_next(s, &at);
+            seq_at to = at;
+            const rdbkit_str old = seq_next(s, &to);
+            if (old.len == value.len) {
+                if (value.len) memcpy(s->data + (old.data - (const char *)s->data), value.data, value.len);
+                return 0;
+            }
+            /* the gap first, so that a failure changes nothing */
+            u8 *p = seq_gap(e->mem, s, at, seq_item_size(value.len));
+            if (!p) return RDBKIT_ERR_NOMEM;
+            seq_put_item(p, value);
+            at = (seq_at)(p - s->data) + (seq_at)seq_item_size(value.len), to = at;
+            s->n++;
+            (void)seq_next(s, &to);
+            (void)seq_remove(s, at, to, 1);
+            return 0;
+        }
+        if (!grow) {
+            st = seq_insert(e->mem, s, s->end, field);
+            if (st) return st;
+            st = seq_insert(e->mem, s, s->end, value);
+            if (!st) return 1;
+            at = s->end;
+            (void)seq_prev(s, &at);
+            (void)seq_remove(s, at, s->end, 1);
+            return st;
+        }
+    }
+    return obj_hash_put_big(e, hash->big, field, value, expire_ms);
+}
+
+/* 1: removed, 0: it was not there. The field may lie in the hash. */
+static int obj_hash_remove(const obj_env *e, obj_coll *hash, rdbkit_str field) {
+    if (hash->big) {
+        const u32 i = tab_find(&hash->big->table, e->seed, field);
+        if (i == TAB_NONE) return 0;
+        obj_field *f = hash->big->table.item[i];
+        hash->big->expires -= f->expires;
+        tab_remove(&hash->big->table, e->seed, i);
+        e->mem->free(e->mem->ctx, f, obj_field_size(f));
+        return 1;
+    }
+    seq_at at = seq_find(&hash->small, field, 2), to = at;
+    if (at == UINT32_MAX) return 0;
+    (void)seq_next(&hash->small, &to);
+    (void)seq_next(&hash->small, &to);
+    (void)seq_remove(&hash->small, at, to, 2);
+    return 1;
+}
+
+/* The next field: 1, or 0 at the end. */
+static int obj_hash_next(const obj_coll *hash, obj_iter *it, rdbkit_str *field, rdbkit_str *value, i64 *expire_ms) {
+    *expire_ms = RDBKIT_NO_EXPIRY;
+    if (hash->big) {
+        u32 i = *it == OBJ_BEGIN ? 0 : *it;
+        const obj_field *f = tab_next(&hash->big->table, &i);
+        *it = i;
+        if (!f) return 0;
+        *field = tab_name(&hash->big->table, f);
+        *value = obj_field_value(f);
+        *expire_ms = obj_field_expiry(f);
+        return 1;
+    }
+    if (*it == OBJ_BEGIN) *it = hash->small.off;
+    if (*it >= hash->small.end) return 0;
+    *field = seq_next(&hash->small, it);
+    *value = seq_next(&hash->small, it);
+    return 1;
+}
+
+static int obj_hash_expires(const obj_coll *hash) {
+    return hash->big && hash->big->expires;
+}
+
+/* ---- sorted sets ---- */
+
+typedef struct obj_scored {
+    u32 len;
+    double score;
+    u8 name[];
+} obj_scored;
+
+static size_t obj_scored_size(const void *item) {
+    return offsetof(obj_scored, name) + ((const obj_scored *)item)->len;
+}
+
+static void obj_zset_free(const obj_env *e, obj_coll *z) {
+    obj_coll_free(e, z, obj_scored_size);
+}
+
+static u64 obj_zset_n(const obj_coll *z) {
+    return z->big ? z->big->table.live : z->small.n;
+}
+
+static int obj_bytes_cmp(rdbkit_str a, rdbkit_str b) {
+    const size_t n = a.len < b.len ? a.len : b.len;
+    const int c = n ? memcmp(a.data, b.data, n) : 0;
+    return c ? c : a.len < b.len ? -1 : a.len > b.len;
+}
+
+static int obj_zset_order(double a_score, rdbkit_str a, double b_score, rdbkit_str b) {
+    if (a_score < b_score) return -1;
+    if (a_score > b_score) return 1;
+    return obj_bytes_cmp(a, b);
+}
+
+static rdbkit_str obj_scored_name(const obj_scored *m) {
+    return (rdbkit_str){(const char *)m->name, m->len};
+}
+
+static int obj_scored_cmp(const void *a, const void *b) {
+    const obj_scored *x = a, *y = b;
+    return obj_zset_order(x->score, obj_scored_name(x), y->score, obj_scored_name(y));
+}
+
+/* An item of a small sorted set: 8 bytes of score, then the name. */
+static rdbkit_str obj_scored_of(rdbkit_str item, double *score) {
+    *score = port_le_double((const u8 *)item.data);
+    return (rdbkit_str){item.data + 8, item.len - 8};
+}
+
+static seq_at obj_zset_find(const seq_items *s, rdbkit_str member, double *score) {
+    for (seq_at at = s->off; at < s->end;) {
+        const seq_at here = at;
+        if (seq_same(obj_scored_of(seq_next(s, &at), score), member)) return here;
+    }
+    return UINT32_MAX;
+}
+
+/* 1 with its score, or 0. */
+static int obj_zset_score(const obj_env *e, const obj_coll *z, rdbkit_str member, double *score) {
+    if (!z->big) return obj_zset_find(&z->small, member, score) != UINT32_MAX;
+    const obj_scored *m = tab_get(&z->big->table, e->seed, member);
+    if (m) *score = m->score;
+    return m != NULL;
+}
+
+static int obj_zset_add_big(const obj_env *e, obj_big *big, rdbkit_str member, double score) {
+    if (member.len > SEQ_LEN_MAX) return RDBKIT_ERR_NOMEM;
+    const size_t size = offsetof(obj_scored, name) + member.len;
+    obj_scored *m = e->mem->alloc(e->mem->ctx, size);
+    if (!m) return RDBKIT_ERR_NOMEM;
+    m->len = (u32)member.len, m->score = score;
+    if (member.len) memcpy(m->name, member.data, member.len);
+    int st = ord_insert(e->mem, &big->order, m, obj_scored_cmp);
+    if (st) {
+        e->mem->free(e->mem->ctx, m, size);
+        return st;
+    }
+    st = tab_add(e->mem, &big->table, e->seed, m);
+    if (st) {
+        ord_at at = ord_seek(&big->order, m, obj_scored_cmp);
+        ord_remove(e->mem, &big->order, &at);
+        e->mem->free(e->mem->ctx, m, size);
+    }
+    return st;
+}
+
+static int obj_zset_grow_item(const obj_env *e, obj_big *big, const seq_items *s, seq_at *at) {
+    double score;
+    const rdbkit_str member = obj_scored_of(seq_next(s, at), &score);
+    return obj_zset_add_big(e, big, member, score);
+}
+
+static int obj_zset_grow(const obj_env *e, obj_coll *z) {
+    return obj_grow(e, z, offsetof(obj_scored, name), obj_scored_size, obj_zset_grow_item);
+}
+
+static int obj_zset_insert_small(const obj_env *e, seq_items *s, rdbkit_str member, double score) {
+    seq_at at = s->end;
+    while (at > s->off) { /* from the end: input is often sorted */
+        seq_at before = at;
+        double other;
+        const rdbkit_str name = obj_scored_of(seq_prev(s, &before), &other);
+        if (obj_zset_order(other, name, score, member) < 0) break;
+        at = before;
+    }
+    u8 text[8 + OBJ_ITEM_LEN];
+    u64 bits;
+    memcpy(&bits, &score, 8);
+    port_put_le64(text, bits);
+    port_copy(text + 8, member.data, member.len);
+    return seq_insert(e->mem, s, at, (rdbkit_str){(const char *)text, 8 + member.len});
+}
+
+static void obj_zset_drop_small(seq_items *s, seq_at at) {
+    seq_at to = at;
+    (void)seq_next(s, &to);
+    (void)seq_remove(s, at, to, 1);
+}
+
+/* The score of a member that is there changes: its place in the order too. */
+static int obj_zset_move(const obj_env *e, obj_big *big, obj_scored *m, double score) {
+    ord_at at = ord_seek(&big->order, m, obj_scored_cmp);
+    const double old = m->score;
+    ord_remove(e->mem, &big->order, &at);
+    m->score = score;
+    int st = ord_insert(e->mem, &big->order, m, obj_scored_cmp);
+    if (st) { /* one was just taken out: a block without room can be had again only by luck */
+        m->score = old;
+        tab_remove(&big->table, e->seed, tab_find(&big->table, e->seed, obj_scored_name(m)));
+        e->mem->free(e->mem->ctx, m, obj_scored_size(m));
+    }
+    return st;
+}
+
+/* Set a member's score: 1 if it is new, 0 if not, or RDBKIT_ERR_NOMEM. */
+static int obj_zset_put(const obj_env *e, obj_coll *z, rdbkit_str member, double score) {
+    int st = 0;
+    if (!z->big) {
+        double old;
+        seq_at at = obj_zset_find(&z->small, member, &old);
+        if (at != UINT32_MAX) {
+            if (old == score && signbit(old) == signbit(score)) return 0;
+            obj_zset_drop_small(&z->small, at); /* leaves room: the next one cannot fail */
+            return obj_zset_insert_small(e, &z->small, member, score);
+        }
+        if (z->small.n < OBJ_ZSET_N && member.len <= OBJ_ITEM_LEN)
+            return (st = obj_zset_insert_small(e, &z->small, member, score)) ? st : 1;
+        if ((st = obj_zset_grow(e, z)) != 0) return st;
+    }
+    obj_scored *m = tab_get(&z->big->table, e->seed, member);
+    if (!m) return (st = obj_zset_add_big(e, z->big, member, score)) ? st : 1;
+    if (m->score == score) m->score = score; /* -0 and 0 stand at the same place */
+    else st = obj_zset_move(e, z->big, m, score);
+    return st;
+}
+
+/* 1: removed, 0: it was not there. The member may lie in the set. */
+static int obj_zset_remove(const obj_env *e, obj_coll *z, rdbkit_str member) {
+    if (!z->big) {
+        double score;
+        seq_at at = obj_zset_find(&z->small, member, &score);
+        if (at == UINT32_MAX) return 0;
+        obj_zset_drop_small(&z->small, at);
+        return 1;
+    }
+    const u32 i = tab_find(&z->big->table, e->seed, member);
+    if (i == TAB_NONE) return 0;
+    obj_scored *m = z->big->table.item[i];
+    ord_at at = ord_seek(&z->big->order, m, obj_scored_cmp);
+    ord_remove(e->mem, &z->big->order, &at);
+    tab_remove(&z->big->table, e->seed, i);
+    e->mem->free(e->mem->ctx, m, obj_scored_size(m));
+    return 1;
+}
+
+/* Take out n members from a rank on; there are as many. */
+static void obj_zset_remove_ranks(const obj_env *e, obj_coll *z, u64 rank, u64 n) {
+    if (!z->big) {
+        const seq_at from = seq_index(&z->small, (u32)rank), to = seq_index(&z->small, (u32)(rank + n));
+        (void)seq_remove(&z->small, from, to, (u32)n);
+        return;
+    }
+    ord_at at = ord_index(&z->big->order, rank);
+    for (; n > 0; n--) {
+        obj_scored *m = ord_item(&z->big->order, at);
+        ord_remove(e->mem, &z->big->order, &at);
+        tab_remove(&z->big->table, e->seed, tab_find(&z->big->table, e->seed, obj_scored_name(m)));
+        e->mem->free(e->mem->ctx, m, obj_scored_size(m));
+    }
+}
+
+/* A place in a sorted set. */
+typedef struct obj_zset_at {
+    seq_at small;
+    ord_at big;
+} obj_zset_at;
+
+/* The place of a rank, 0 to n. */
+static obj_zset_at obj_zset_index(const obj_coll *z, u64 rank) {
+    obj_zset_at at = {0, {0, 0}};
+    if (z->big) at.big = ord_index(&z->big->order, rank);
+    else at.small = seq_index(&z->small, (u32)rank);
+    return at;
+}
+
+/* The member at a place, which moves behind it: 1, or 0 at the end. */
+static int obj_zset_next(const obj_coll *z, obj_zset_at *at, rdbkit_str *member, double *score) {
+    if (!z->big) {
+        if (at->small >= z->small.end) return 0;
+        *member = obj_scored_of(seq_next(&z->small, &at->small), score);
+        return 1;
+    }
+    const obj_scored *m = ord_item(&z->big->order, at->big);
+    if (!m) return 0;
+    at->big = ord_after(&z->big->order, at->big);
+    *member = obj_scored_name(m);
+    *score = m->score;
+    return 1;
+}
+
+/* How many members have a score below this one, or up to it with or_equal. */
+static u64 obj_zset_below(const obj_coll *z, double score, int or_equal) {
+    if (!z->big) {
+        u64 n = 0;
+        for (seq_at at = z->small.off; at < z->small.end; n++) {
+            double s;
+            (void)obj_scored_of(seq_next(&z->small, &at), &s);
+            if (or_equal ? s > score : s >= score) break;
+        }
+        return n;
+    }
+    /* no name is below the empty one; and none of this score above the least of the next score */
+    if (or_equal && score == INFINITY) return z->big->order.n;
+    obj_scored probe;
+    probe.len = 0;
+    probe.score = or_equal ? nextafter(score, INFINITY) : score;
+    return ord_rank(&z->big->order, ord_seek(&z->big->order, &probe, obj_scored_cmp));
+}
+
+/* ==== [31] xs_ : streams in memory ====
+ *
+ * Entries lie packed in blocks, in the order of their IDs, as in a server's nodes:
+ *
+ *     block  = n_fields name*(n_fields) entry*   the names are those of the entry that began the block
+ *     entry  = head ms seq ( value*(n_fields)                     with XS_SAME
+ *                          | n_fields (name value)*(n_fields) )   without
+ *     head   = bytes behind it << 2 | flags
+ *     ms seq = differences from the block's base, modulo 2^64: an entry may be put before the base
+ *     text   = length << 1, bytes | n << 1 | 1, n bytes of an integer, lowest first, sign in the lowest bit
+ *
+ * All numbers have 7 bits a byte, lowest first. A deleted entry stays, with a flag, until its block has no
+ * other; blocks leave at the front without the others being moved. Groups, consumers and pending entries lie
+ * sorted in leaves (xs_sorted). These bytes are our own: nothing here needs to be checked.
+ *
+ * Tests: tests/test_streams.c */
+
+enum { XS_DELETED = 1, XS_SAME = 2 };
+
+#define XS_BLOCK_N 100 /* entries, and about so many bytes: the servers' defaults */
+#define XS_BLOCK_LEN 4096
+#define XS_ENTRY_MAX 0x7ff00000u
+#define XS_LEAF_LEN 4000
+#define XS_NUM_MAX 10 /* bytes of a number */
+
+static const rdbkit_stream_id xs_zero = {0, 0};
+
+/* ---- numbers and texts ---- */
+
+static u8 *xs_put_num(u8 *p, u64 v) {
+    for (; v > 127; v >>= 7) *p++ = (u8)(v | 128);
+    *p++ = (u8)v;
+    return p;
+}
+
+PORT_INLINE u64 xs_num(const u8 **p) {
+    u64 v = **p & 127;
+    for (int shift = 7; *(*p)++ & 128; shift += 7) v |= (u64)(**p & 127) << shift;
+    return v;
+}
+
+static int xs_put_text(const rdbkit_allocator *mem, mem_buf *b, rdbkit_str s) {
+    i64 i;
+    if (s.len > XS_ENTRY_MAX || mem_buf_room(mem, b, s.len + XS_NUM_MAX)) return RDBKIT_ERR_NOMEM;
+    u8 *p = b->data + b->len;
+    if (num_parse_i64(s.data, s.len, &i) == 0) {
+        u64 z = (u64)i << 1 ^ (i < 0 ? UINT64_MAX : 0);
+        u8 n = 0;
+        for (; z; z >>= 8) p[1 + n++] = (u8)z;
+        p[0] = (u8)(n << 1 | 1);
+        p += 1 + n;
+    } else {
+        p = xs_put_num(p, (u64)s.len << 1);
+        port_copy(p, s.data, s.len);
+        p += s.len;
+    }
+    b->len = (size_t)(p - b->data);
+    return 0;
+}
+
+/* The text at p, which moves behind it. An integer is put into room, of 24 bytes. */
+static rdbkit_str xs_text(const u8 **p, u8 *room) {
+    const u64 head = xs_num(p), n = head >> 1;
+    rdbkit_str s = {(const char *)*p, (size_t)n};
+    if (head & 1) {
+        u64 z = 0;
+        for (u64 i = 0; i < n; i++) z |= (u64)(*p)[i] << (8 * i);
+        s.data = (const char *)room;
+        s.len = (size_t)(num_i64(room, (i64)(z >> 1 ^ (0 - (z & 1)))) - room);
+    }
+    *p += n;
+    return s;
+}
+
+PORT_INLINE void xs_skip_text(const u8 **p) {
+    const u64 n = xs_num(p) >> 1;
+    *p += n;
+}
+
+/* ---- arrays of pointers, cheap to shorten at the front ---- */
+
+typedef struct xs_array {
+    void **item;
+    u32 off, n, cap; /* used: [off, off + n) */
+} xs_array;
+
+PORT_INLINE void *xs_array_at(const xs_array *a, u32 i) { return a->item[a->off + i]; }
+
+static void xs_array_free(const rdbkit_allocator *mem, xs_array *a) {
+    if (a->item) mem->free(mem->ctx, a->item, a->cap * sizeof *a->item);
+    memset(a, 0, sizeof *a);
+}
+
+/* Room for one more behind the last: at the front, if that is a good part of all, or in more memory. */
+static int xs_array_room(const rdbkit_allocator *mem, xs_array *a) {
+    if (a->off + a->n < a->cap) return 0;
+    if (a->off > a->cap / 2) {
+        memmove(a->item, a->item + a->off, a->n * sizeof *a->item);
+        a->off = 0;
+        return 0;
+    }
+    if (a->cap > UINT32_MAX / 2) return RDBKIT_ERR_NOMEM;
+    const u32 cap = a->cap ? a->cap * 2 : 1;
+    void *p = a->item ? mem->realloc(mem->ctx, a->item, a->cap * sizeof *a->item, cap * sizeof *a->item)
+                      : mem->alloc(mem->ctx, cap * sizeof *a->item);
+    if (!p) return RDBKIT_ERR_NOMEM;
+    a->item = p, a->cap = cap;
+    return 0;
+}
+
+static int xs_array_insert(const rdbkit_allocator *mem, xs_array *a, u32 i, void *item) {
+    if (i == 0 && a->off > 0) {
+        a->off--;
+    } else {
+        if (xs_array_room(mem, a)) return RDBKIT_ERR_NOMEM;
+        memmove(a->item + a->off + i + 1, a->item + a->off + i, (a->n - i) * sizeof *a->item);
+    }
+    a->item[a->off + i] = item;
+    a->n++;
+    return 0;
+}
+
+static void xs_array_remove(const rdbkit_allocator *mem, xs_array *a, u32 i) {
+    a->n--;
+    if (i == 0) a->off++;
+    else memmove(a->item + a->off + i, a->item + a->off + i + 1, (a->n - i) * sizeof *a->item);
+    if (a->n == 0) a->off = 0;
+    if (a->cap < 64 || a->n >= a->cap / 8) return;
+    memmove(a->item, a->item + a->off, a->n * sizeof *a->item);
+    a->off = 0;
+    void *p = mem->realloc(mem->ctx, a->item, a->cap * sizeof *a->item, a->cap / 4 * sizeof *a->item);
+    if (p) a->item = p, a->cap /= 4;
+}
+
+/* ---- sorted items of one size ---- */
+
+/* cmp: of what is looked for with an item. */
+typedef struct xs_kind {
+    u32 size; /* of an item: a multiple of 8 */
+    int (*cmp)(const void *probe, const void *item);
+} xs_kind;
+
+typedef struct xs_leaf {
+    u32 n, cap;
+    u64 data[];
+} xs_leaf;
+
+typedef struct xs_sorted {
+    xs_array leaves; /* none is empty */
+    u64 n;
+} xs_sorted;
+
+typedef struct xs_place {
+    u32 leaf, i;
+} xs_place;
+
+PORT_INLINE u32 xs_leaf_max(const xs_kind *k) { return XS_LEAF_LEN / k->size; }
+
+PORT_INLINE void *xs_leaf_item(const xs_kind *k, xs_leaf *l, u32 i) {
+    return l->data + (size_t)i * (k->size / 8);
+}
+
+static size_t xs_leaf_size(const xs_kind *k, u32 cap) {
+    return offsetof(xs_leaf, data) + (size_t)cap * k->size;
+}
+
+static void xs_leaf_drop(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, u32 at) {
+    xs_leaf *l = xs_array_at(&s->leaves, at);
+    mem->free(mem->ctx, l, xs_leaf_size(k, l->cap));
+    xs_array_remove(mem, &s->leaves, at);
+}
+
+static void xs_sorted_free(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s) {
+    while (s->leaves.n) xs_leaf_drop(mem, k, s, s->leaves.n - 1);
+    xs_array_free(mem, &s->leaves);
+    s->n = 0;
+}
+
+/* The item that the probe is equal to, or NULL; *at: its place, or the one where it belongs. */
+static void *xs_sorted_find(const xs_kind *k, const xs_sorted *s, const void *probe, xs_place *at) {
+    u32 lo = 0, hi = s->leaves.n; /* the leaf whose last item is not less */
+    while (lo < hi) {
+        const u32 mid = lo + (hi - lo) / 2;
+        xs_leaf *l = xs_array_at(&s->leaves, mid);
+        if (k->cmp(probe, xs_leaf_item(k, l, l->n - 1)) > 0) lo = mid + 1;
+        else hi = mid;
+    }
+    *at = (xs_place){lo, 0};
+    if (lo == s->leaves.n) {
+        if (lo) at->leaf--, at->i = ((xs_leaf *)xs_array_at(&s->leaves, lo - 1))->n;
+        return NULL;
+    }
+    xs_leaf *l = xs_array_at(&s->leaves, lo);
+    for (lo = 0, hi = l->n; lo < hi;) {
+        const u32 mid = lo + (hi - lo) / 2;
+        if (k->cmp(probe, xs_leaf_item(k, l, mid)) > 0) lo = mid + 1;
+        else hi = mid;
+    }
+    at->i = lo;
+    void *item = xs_leaf_item(k, l, lo);
+    return k->cmp(probe, item) == 0 ? item : NULL;
+}
+
+/* The item at a place, which moves behind it, or NULL at the end. Begin with {0, 0}. */
+static void *xs_sorted_next(const xs_kind *k, const xs_sorted *s, xs_place *at) {
+    while (at->leaf < s->leaves.n) {
+        xs_leaf *l = xs_array_at(&s->leaves, at->leaf);
+        if (at->i < l->n) return xs_leaf_item(k, l, at->i++);
+        *at = (xs_place){at->leaf + 1, 0};
+    }
+    return NULL;
+}
+
+/* More room in a leaf, which moves. */
+static xs_leaf *xs_leaf_grow(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, u32 at, u32 cap) {
+    xs_leaf *l = xs_array_at(&s->leaves, at);
+    if (cap > xs_leaf_max(k)) cap = xs_leaf_max(k);
+    l = mem->realloc(mem->ctx, l, xs_leaf_size(k, l->cap), xs_leaf_size(k, cap));
+    if (!l) return NULL;
+    l->cap = cap;
+    s->leaves.item[s->leaves.off + at] = l;
+    return l;
+}
+
+static xs_leaf *xs_leaf_new(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, u32 at, u32 cap) {
+    xs_leaf *l = mem->alloc(mem->ctx, xs_leaf_size(k, cap));
+    if (!l) return NULL;
+    l->n = 0, l->cap = cap;
+    if (xs_array_insert(mem, &s->leaves, at, l) == 0) return l;
+    mem->free(mem->ctx, l, xs_leaf_size(k, cap));
+    return NULL;
+}
+
+/* A full leaf becomes two; where the item goes behind all others the new one is empty. */
+static xs_leaf *xs_leaf_split(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, xs_place *at) {
+    xs_leaf *l = xs_array_at(&s->leaves, at->leaf);
+    const u32 keep = at->leaf + 1 == s->leaves.n && at->i == l->n ? l->n : l->n / 2, more = l->n - keep;
+    xs_leaf *next = xs_leaf_new(mem, k, s, at->leaf + 1, more ? l->cap : 2);
+    if (!next) return NULL;
+    if (more) memcpy(next->data, xs_leaf_item(k, l, keep), (size_t)more * k->size);
+    next->n = more, l->n = keep;
+    if (at->i < keep || (more && at->i == keep)) return l;
+    *at = (xs_place){at->leaf + 1, at->i - keep};
+    return next;
+}
+
+/* Make room for an item at its place: returns where, or NULL without memory. */
+static void *xs_sorted_add(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, xs_place at) {
+    xs_leaf *l = s->leaves.n ? xs_array_at(&s->leaves, at.leaf) : xs_leaf_new(mem, k, s, 0, 1);
+    if (l && l->n == xs_leaf_max(k)) l = xs_leaf_split(mem, k, s, &at);
+    if (l && l->n == l->cap) l = xs_leaf_grow(mem, k, s, at.leaf, l->cap * 2);
+    if (!l) return NULL;
+    u8 *p = xs_leaf_item(k, l, at.i);
+    memmove(p + k->size, p, (size_t)(l->n - at.i) * k->size);
+    l->n++;
+    s->n++;
+    return p;
+}
+
+/* Take out the item at a place, which is that of the next one then (xs_sorted_next). */
+static void xs_sorted_remove(const rdbkit_allocator *mem, const xs_kind *k, xs_sorted *s, xs_place at) {
+    xs_leaf *l = xs_array_at(&s->leaves, at.leaf);
+    u8 *p = xs_leaf_item(k, l, at.i);
+    l->n--;
+    s->n--;
+    memmove(p, p + k->size, (size_t)(l->n - at.i) * k->size);
+    if (l->n == 0) {
+        xs_leaf_drop(mem, k, s, at.leaf);
+        return;
+    }
+    if (at.leaf + 1 == s->leaves.n) return;
+    const xs_leaf *next = xs_array_at(&s->leaves, at.leaf + 1);
+    const u32 n = l->n + next->n;
+    if (n > xs_leaf_max(k) / 2) return;
+    if (n > l->cap && (l = xs_leaf_grow(mem, k, s, at.leaf, n)) == NULL) return;
+    memcpy(xs_leaf_item(k, l, l->n), next->data, (size_t)next->n * k->size);
+    l->n = n;
+    xs_leaf_drop(mem, k, s, at.leaf + 1);
+}
+
+/* ---- types ---- */
+
+typedef struct xs_block {
+    rdbkit_stream_id base;
+    u32 len, cap; /* of data */
+    u32 entries;  /* where they begin in data */
+    u32 first;    /* where the first one is that is not deleted */
+    u16 n, live;  /* entries; live is never 0 */
+    u8 data[];
+} xs_block;
+
+typedef struct xs_consumer {
+    u32 len;
+    i64 seen_ms, active_ms;
+    u64 pending;
+    struct xs_pending *list; /* while events are given out: its pending entries */
+    u8 name[];
+} xs_consumer;
+
+typedef struct xs_pending {
+    rdbkit_stream_id id;
+    i64 delivery_ms;
+    u64 delivery_count;
+    xs_consumer *owner;
+    struct xs_pending *next; /* of the owner's, as xs_consumer.list */
+} xs_pending;
+
+typedef struct xs_group {
+    u32 len;
+    rdbkit_stream_id last_id;
+    i64 entries_read;
+    xs_sorted pending;   /* of xs_pending */
+    xs_sorted consumers; /* of xs_consumer * */
+    u8 name[];
+} xs_group;
+
+/* An entry whose fields are still to come. */
+typedef struct xs_entry_in {
+    rdbkit_stream_id id;
+    u64 fields, left;
+    mem_buf text; /* (name value)* */
+    int open;
+} xs_entry_in;
+
+typedef struct xs_stream {
+    xs_array blocks;
+    u64 length, entries_added;
+    rdbkit_stream_id last_id, max_deleted;
+    rdbkit_stream_id top; /* no entry of the blocks is above it */
+    xs_sorted groups;     /* of xs_group * */
+    xs_entry_in *in;      /* events come in: NULL but for the entries */
+    xs_group *in_group;
+    xs_consumer *in_consumer;
+} xs_stream;
+
+static int xs_pending_cmp(const void *probe, const void *item) {
+    return strm_id_cmp(*(const rdbkit_stream_id *)probe, ((const xs_pending *)item)->id);
+}
+
+static int xs_group_cmp(const void *probe, const void *item) {
+    const xs_group *g = *(xs_group *const *)item;
+    return obj_bytes_cmp(*(const rdbkit_str *)probe, (rdbkit_str){(const char *)g->name, g->len});
+}
+
+static int xs_consumer_cmp(const void *probe, const void *item) {
+    const xs_consumer *c = *(xs_consumer *const *)item;
+    return obj_bytes_cmp(*(const rdbkit_str *)probe, (rdbkit_str){(const char *)c->name, c->len});
+}
+
+static const xs_kind xs_pendings = {sizeof(xs_pending), xs_pending_cmp};
+static const xs_kind xs_groups = {sizeof(u64), xs_group_cmp};
+static const xs_kind xs_consumers = {sizeof(u64), xs_consumer_cmp};
+_Static_assert(sizeof(xs_pending) % 8 == 0 && sizeof(void *) <= 8,
+               "items of xs_sorted are made of 8 byte words");
+
+/* ---- groups, consumers, pending entries ---- */
+
+static xs_group *xs_group_get(const xs_stream *s, rdbkit_str name) {
+    xs_place at;
+    xs_group **g = xs_sorted_find(&xs_groups, &s->groups, &name, &at);
+    return g ? *g : NULL;
+}
+
+/* A new group, of a name that is not there. NULL without memory. */
+static xs_group *xs_group_add(const obj_env *e, xs_stream *s, rdbkit_str name) {
+    xs_place at;
+    if (name.len > SEQ_LEN_MAX) return NULL;
+    const size_t size = offsetof(xs_group, name) + name.len;
+    xs_group *g = mem_new(e->mem, size);
+    if (!g) return NULL;
+    (void)xs_sorted_find(&xs_groups, &s->groups, &name, &at);
+    xs_group **slot = xs_sorted_add(e->mem, &xs_groups, &s->groups, at);
+    if (!slot) {
+        e->mem->free(e->mem->ctx, g, size);
+        return NULL;
+    }
+    *slot = g;
+    g->len = (u32)name.len;
+    g->entries_read = RDBKIT_ENTRIES_READ_UNKNOWN;
+    port_copy(g->name, name.data, name.len);
+    return g;
+}
+
+static void xs_consumer_free(const obj_env *e, xs_consumer *c) {
+    e->mem->free(e->mem->ctx, c, offsetof(xs_consumer, name) + c->len);
+}
+
+static void xs_group_free(const obj_env *e, xs_group *g) {
+    xs_consumer **c;
+    for (xs_place at = {0, 0}; (c = xs_sorted_next(&xs_consumers, &g->consumers, &at)) != NULL;)
+        xs_consumer_free(e, *c);
+    xs_sorted_free(e->mem, &xs_consumers, &g->consumers);
+    xs_sorted_free(e->mem, &xs_pendings, &g->pending);
+    e->mem->free(e->mem->ctx, g, offsetof(xs_group, name) + g->len);
+}
+
+/* 1: dropped, 0: there is none. */
+static int xs_group_drop(const obj_env *e, xs_stream *s, rdbkit_str name) {
+    xs_place at;
+    xs_group **g = xs_sorted_find(&xs_groups, &s->groups, &name, &at);
+    if (!g) return 0;
+    xs_group_free(e, *g);
+    xs_sorted_remove(e->mem, &xs_groups, &s->groups, at);
+    return 1;
+}
+
+/* The consumer of that name, or a new one that was never seen nor active. NULL without memory. */
+static xs_consumer *xs_consumer_make(const obj_env *e, xs_group *g, rdbkit_str name) {
+    xs_place at;
+    xs_consumer **slot = xs_sorted_find(&xs_consumers, &g->consumers, &name, &at);
+    if (slot) return *slot;
+    if (name.len > SEQ_LEN_MAX) return NULL;
+    const size_t size = offsetof(xs_consumer, name) + name.len;
+    xs_consumer *c = mem_new(e->mem, size);
+    slot = c ? xs_sorted_add(e->mem, &xs_consumers, &g->consumers, at) : NULL;
+    if (!slot) {
+        if (c) e->mem->free(e->mem->ctx, c, size);
+        return NULL;
+    }
+    *slot = c;
+    c->len = (u32)name.len;
+    c->active_ms = -1;
+    port_copy(c->name, name.data, name.len);
+    return c;
+}
+
+/* Drop a consumer and what it has pending. 1, or 0 if there is none. */
+static int xs_consumer_drop(const obj_env *e, xs_group *g, rdbkit_str name) {
+    xs_place at;
+    xs_consumer **slot = xs_sorted_find(&xs_consumers, &g->consumers, &name, &at);
+    if (!slot) return 0;
+    xs_consumer *c = *slot;
+    xs_sorted_remove(e->mem, &xs_consumers, &g->consumers, at);
+    xs_pending *p;
+    at = (xs_place){0, 0};
+    while (c->pending && (p = xs_sorted_next(&xs_pendings, &g->pending, &at)) != NULL) {
+        if (p->owner != c) continue;
+        at.i--;
+        xs_sorted_remove(e->mem, &xs_pendings, &g->pending, at);
+        c->pending--;
+    }
+    xs_consumer_free(e, c);
+    return 1;
+}
+
+static xs_pending *xs_pending_get(const xs_group *g, rdbkit_stream_id id) {
+    xs_place at;
+    return xs_sorted_find(&xs_pendings, &g->pending, &id, &at);
+}
+
+static void xs_pending_give(xs_pending *p, xs_consumer *owner) {
+    p->owner->pending--;
+    owner->pending++;
+    p->owner = owner;
+}
+
+/* An ID that is not pending becomes so. NULL without memory. */
+static xs_pending *xs_pending_add(const obj_env *e, xs_group *g, rdbkit_stream_id id, xs_consumer *owner) {
+    xs_place at;
+    (void)xs_sorted_find(&xs_pendings, &g->pending, &id, &at);
+    xs_pending *p = xs_sorted_add(e->mem, &xs_pendings, &g->pending, at);
+    if (!p) return NULL;
+    *p = (xs_pending){.id = id, .delivery_ms = 0, .delivery_count = 1, .owner = owner, .next = NULL};
+    owner->pending++;
+    return p;
+}
+
+/* 1: no longer pending, 0: it was not. */
+static int xs_ack(const obj_env *e, xs_group *g, rdbkit_stream_id id) {
+    xs_place at;
+    xs_pending *p = xs_sorted_find(&xs_pendings, &g->pending, &id, &at);
+    if (!p) return 0;
+    p->owner->pending--;
+    xs_sorted_remove(e->mem, &xs_pendings, &g->pending, at);
+    return 1;
+}
+
+/* An ID is pending in no group any more. */
+static void xs_ack_all(const obj_env *e, const xs_stream *s, rdbkit_stream_id id) {
+    xs_group **g;
+    for (xs_place at = {0, 0}; (g = xs_sorted_next(&xs_groups, &s->groups, &at)) != NULL;)
+        (void)xs_ack(e, *g, id);
+}
+
+/* Whether a group has an ID pending, or has yet to read it. */
+static int xs_referenced(const xs_stream *s, rdbkit_stream_id id) {
+    xs_group **g;
+    for (xs_place at = {0, 0}; (g = xs_sorted_next(&xs_groups, &s->groups, &at)) != NULL;)
+        if (strm_id_cmp((*g)->last_id, id) < 0 || xs_pending_get(*g, id)) return 1;
+    return 0;
+}
+
+/* ---- entries ---- */
+
+typedef struct xs_entry {
+    rdbkit_stream_id id;
+    u32 flags;
+    u32 next;       /* where the entry behind it is in the block */
+    const u8 *body; /* behind the ID */
+} xs_entry;
+
+/* A place of an entry. */
+typedef struct xs_at {
+    u32 block, off;
+} xs_at;
+
+PORT_INLINE xs_block *xs_block_at(const xs_stream *s, u32 i) { return xs_array_at(&s->blocks, i); }
+
+static size_t xs_block_size(u32 cap) { return offsetof(xs_block, data) + cap; }
+
+PORT_INLINE xs_entry xs_entry_at(const xs_block *b, u32 off) {
+    xs_entry en;
+    const u8 *p = b->data + off;
+    const u64 head = xs_num(&p);
+    en.flags = (u32)(head & 3);
+    en.next = (u32)((u64)(p - b->data) + (head >> 2));
+    en.id.ms = b->base.ms + xs_num(&p);
+    en.id.seq = b->base.seq + xs_num(&p);
+    en.body = p;
+    return en;
+}
+
+/* The block that an ID belongs to: the last one whose first entry is not above it, or the first. */
+static u32 xs_find_block(const xs_stream *s, rdbkit_stream_id id) {
+    u32 lo = 1, hi = s->blocks.n;
+    while (lo < hi) {
+        const u32 mid = lo + (hi - lo) / 2;
+        const xs_block *b = xs_block_at(s, mid);
+        if (strm_id_cmp(xs_entry_at(b, b->entries).id, id) <= 0) lo = mid + 1;
+        else hi = mid;
+    }
+    return lo - 1;
+}
+
+/* The first live entry that is not below an ID: 1, or 0 if there is none. */
+static int xs_seek(const xs_stream *s, rdbkit_stream_id id, xs_at *at, xs_entry *en) {
+    if (!s->blocks.n || strm_id_cmp(id, s->top) > 0) return 0;
+    for (at->block = xs_find_block(s, id); at->block < s->blocks.n; at->block++) {
+        const xs_block *b = xs_block_at(s, at->block);
+        for (at->off = b->first; at->off < b->len; at->off = en->next) {
+            *en = xs_entry_at(b, at->off);
+            if (!(en->flags & XS_DELETED) && strm_id_cmp(en->id, id) >= 0) return 1;
+        }
+    }
+    return 0;
+}
+
+static int xs_has(const xs_stream *s, rdbkit_stream_id id) {
+    xs_at at;
+    xs_entry en;
+    return xs_seek(s, id, &at, &en) && strm_id_cmp(en.id, id) == 0;
+}
+
+/* The first live entry, or 0-0. */
+static rdbkit_stream_id xs_first_id(const xs_stream *s) {
+    if (!s->blocks.n) return xs_zero;
+    const xs_block *b = xs_block_at(s, 0);
+    return xs_entry_at(b, b->first).id;
+}
+
+/* The last live entry, or 0-0. */
+static rdbkit_stream_id xs_newest_id(const xs_stream *s) {
+    rdbkit_stream_id id = xs_zero;
+    const xs_block *b = s->blocks.n ? xs_block_at(s, s->blocks.n - 1) : NULL;
+    for (u32 off = b ? b->first : 0; b && off < b->len;) {
+        const xs_entry en = xs_entry_at(b, off);
+        if (!(en.flags & XS_DELETED)) id = en.id;
+        off = en.next;
+    }
+    return id;
+}
+
+static void xs_drop_block(const obj_env *e, xs_stream *s, u32 i) {
+    xs_block *b = xs_block_at(s, i);
+    s->length -= b->live;
+    e->mem->free(e->mem->ctx, b, xs_block_size(b->cap));
+    xs_array_remove(e->mem, &s->blocks, i);
+    if (!s->blocks.n) s->top = xs_zero;
+}
+
+/* A live entry becomes a deleted one. */
+static void xs_delete_at(const obj_env *e, xs_stream *s, xs_at at) {
+    xs_block *b = xs_block_at(s, at.block);
+    if (b->live == 1) {
+        xs_drop_block(e, s, at.block);
+        return;
+    }
+    b->data[at.off] |= XS_DELETED;
+    b->live--;
+    s->length--;
+    while (xs_entry_at(b, b->first).flags & XS_DELETED) b->first = xs_entry_at(b, b->first).next;
+}
+
+/* 1: deleted, 0: there is none. */
+static int xs_delete(const obj_env *e, xs_stream *s, rdbkit_stream_id id) {
+    xs_at at;
+    xs_entry en;
+    if (!xs_seek(s, id, &at, &en) || strm_id_cmp(en.id, id) != 0) return 0;
+    xs_delete_at(e, s, at);
+    return 1;
+}
+
+static void xs_trim_length(const obj_env *e, xs_stream *s, u64 length) {
+    while (s->length > length) {
+        const xs_block *b = xs_block_at(s, 0);
+        if (s->length - b->live >= length) xs_drop_block(e, s, 0);
+        else xs_delete_at(e, s, (xs_at){0, b->first});
+    }
+}
+
+/* Drop all entries below an ID. */
+static void xs_trim_id(const obj_env *e, xs_stream *s, rdbkit_stream_id id) {
+    while (s->blocks.n) {
+        const xs_block *b = xs_block_at(s, 0), *next = s->blocks.n > 1 ? xs_block_at(s, 1) : NULL;
+        if (next && strm_id_cmp(xs_entry_at(next, next->entries).id, id) <= 0) xs_drop_block(e, s, 0);
+        else if (strm_id_cmp(xs_entry_at(b, b->first).id, id) < 0) xs_delete_at(e, s, (xs_at){0, b->first});
+        else return;
+    }
+}
+
+/* Whether fields have the names of a block. */
+static int xs_same_names(const xs_block *b, const u8 *text, u64 fields) {
+    const u8 *p = b->data;
+    if (xs_num(&p) != fields) return 0;
+    for (; fields > 0; fields--) {
+        const u8 *name = p, *other = text;
+        xs_skip_text(&p), xs_skip_text(&text);
+        const size_t len = (size_t)(p - name);
+        if ((size_t)(text - other) != len || memcmp(name, other, len) != 0) return 0;
+        xs_skip_text(&text);
+    }
+    return 1;
+}
+
+/* Put what names or values text has behind p. */
+static u8 *xs_put_half(u8 *p, const u8 *text, u64 fields, int names) {
+    for (; fields > 0; fields--) {
+        const u8 *name = text;
+        xs_skip_text(&text);
+        const u8 *value = text;
+        xs_skip_text(&text);
+        const u8 *from = names ? name : value;
+        const size_t len = (size_t)((names ? value : text) - from);
+        port_copy(p, from, len);
+        p += len;
+    }
+    return p;
+}
+
+/* A block without an entry, whose names and base are those of an entry to come. */
+static xs_block *xs_block_new(const obj_env *e, rdbkit_stream_id base, const mem_buf *text, u64 fields) {
+    const u64 cap = text->len + 5 * (u64)XS_NUM_MAX;
+    if (cap > XS_ENTRY_MAX) return NULL;
+    xs_block *b = e->mem->alloc(e->mem->ctx, xs_block_size((u32)cap));
+    if (!b) return NULL;
+    memset(b, 0, offsetof(xs_block, data));
+    b->base = base;
+    b->cap = (u32)cap;
+    u8 *p = xs_put_half(xs_put_num(b->data, fields), text->data, fields, 1);
+    b->len = b->entries = b->first = (u32)(p - b->data);
+    return b;
+}
+
+/* Give a block this capacity; it moves. */
+static xs_block *xs_block_resize(const obj_env *e, xs_stream *s, u32 i, u64 cap) {
+    xs_block *b = xs_block_at(s, i);
+    if (cap > XS_ENTRY_MAX) return NULL;
+    b = e->mem->realloc(e->mem->ctx, b, xs_block_size(b->cap), xs_block_size((u32)cap));
+    if (!b) return NULL;
+    b->cap = (u32)cap;
+    s->blocks.item[s->blocks.off + i] = b;
+    return b;
+}
+
+/* Put an entry at a place in a block. 0 or RDBKIT_ERR_NOMEM. */
+static int xs_put_entry(const obj_env *e, xs_stream *s, xs_at at, rdbkit_stream_id id, const mem_buf *text,
+                        u64 fields) {
+    xs_block *b = xs_block_at(s, at.block);
+    const int same = xs_same_names(b, text->data, fields);
+    u8 head[4 * XS_NUM_MAX], mid[3 * XS_NUM_MAX];
+    u8 *p = xs_put_num(xs_put_num(mid, id.ms - b->base.ms), id.seq - b->base.seq);
+    if (!same) p = xs_put_num(p, fields);
+    const size_t mid_len = (size_t)(p - mid);
+    u64 body = text->len;
+    if (same) body -= b->entries - seq_len_size(fields); /* less the names */
+    p = xs_put_num(head, (mid_len + body) << 2 | (same ? XS_SAME : 0));
+    memcpy(p, mid, mid_len);
+    const size_t head_len = (size_t)(p - head) + mid_len;
+    const u64 size = head_len + body, need = b->len + size;
+    if (need > b->cap) {
+        const u64 twice = need < XS_BLOCK_LEN / 2 ? 2 * need : need < XS_BLOCK_LEN ? XS_BLOCK_LEN : need;
+        b = xs_block_resize(e, s, at.block, twice);
+        if (!b) return RDBKIT_ERR_NOMEM;
+    }
+    p = b->data + at.off;
+    memmove(p + size, p, b->len - at.off);
+    memcpy(p, head, head_len);
+    if (same) (void)xs_put_half(p + head_len, text->data, fields, 0);
+    else port_copy(p + head_len, text->data, text->len);
+    if (at.off <= b->first) b->first = at.off;
+    b->len = (u32)need;
+    b->n++, b->live++;
+    s->length++;
+    return 0;
+}
+
+/* A new block for an entry, and the entry. */
+static int xs_put_block(const obj_env *e, xs_stream *s, u32 i, rdbkit_stream_id id, const mem_buf *text,
+                        u64 fields) {
+    xs_block *b = xs_block_new(e, id, text, fields);
+    if (!b) return RDBKIT_ERR_NOMEM;
+    int st = xs_array_insert(e->mem, &s->blocks, i, b);
+    if (st) {
+        e->mem->free(e->mem->ctx, b, xs_block_size(b->cap));
+        return st;
+    }
+    st = xs_put_entry(e, s, (xs_at){i, b->len}, id, text, fields);
+    if (st) xs_drop_block(e, s, i);
+    return st;
+}
+
+static int xs_block_full(const xs_block *b, size_t more) {
+    return b->n >= XS_BLOCK_N || (u64)b->len + more + 3 > XS_BLOCK_LEN;
+}
+
+/* Halve a block of more than one live entry. 0 or RDBKIT_ERR_NOMEM. */
+static int xs_split(const obj_env *e, xs_stream *s, u32 i) {
+    xs_block *b = xs_block_at(s, i);
+    u32 cut = b->first, n = 0;
+    for (; n < b->live / 2u; n++) /* so many live ones stay */
+        do cut = xs_entry_at(b, cut).next;
+        while (xs_entry_at(b, cut).flags & XS_DELETED);
+    const u32 more = b->len - cut;
+    xs_block *next = e->mem->alloc(e->mem->ctx, xs_block_size(b->entries + more));
+    if (!next) return RDBKIT_ERR_NOMEM;
+    *next = *b;
+    next->cap = next->len = b->entries + more;
+    next->first = b->entries;
+    memcpy(next->data, b->data, b->entries);
+    memcpy(next->data + b->entries, b->data + cut, more);
+    if (xs_array_insert(e->mem, &s->blocks, i + 1, next)) {
+        e->mem->free(e->mem->ctx, next, xs_block_size(next->cap));
+        return RDBKIT_ERR_NOMEM;
+    }
+    next->live = (u16)(b->live - n);
+    b->live = (u16)n;
+    b->len = cut;
+    u16 all = 0;
+    for (u32 off = b->entries; off < b->len; all++) off = xs_entry_at(b, off).next;
+    next->n = (u16)(b->n - all);
+    b->n = all;
+    return 0;
+}
+
+/* An entry that is not above all others: of a damaged file, or after an XSETID below what was deleted. One
+ * that is there twice is left out. */
+static int xs_insert(const obj_env *e, xs_stream *s, rdbkit_stream_id id, const mem_buf *text, u64 fields) {
+    if (xs_has(s, id)) return 0;
+    u32 i = xs_find_block(s, id);
+    xs_block *b = xs_block_at(s, i);
+    if (xs_block_full(b, text->len) && b->live > 1) {
+        int st = xs_split(e, s, i);
+        if (st) return st;
+        i = xs_find_block(s, id);
+        b = xs_block_at(s, i);
+    }
+    u32 off = b->entries;
+    while (off < b->len && strm_id_cmp(xs_entry_at(b, off).id, id) < 0) off = xs_entry_at(b, off).next;
+    if (xs_block_full(b, text->len) && (off == b->entries || off == b->len))
+        return xs_put_block(e, s, i + (off == b->len), id, text, fields);
+    return xs_put_entry(e, s, (xs_at){i, off}, id, text, fields);
+}
+
+/* Add an entry; text: its fields, (name value)* by xs_put_text(). 0 or RDBKIT_ERR_NOMEM. */
+static int xs_add(const obj_env *e, xs_stream *s, rdbkit_stream_id id, const mem_buf *text, u64 fields) {
+    const u32 n = s->blocks.n;
+    if (n && strm_id_cmp(id, s->top) <= 0) return xs_insert(e, s, id, text, fields);
+    xs_block *b = n ? xs_block_at(s, n - 1) : NULL;
+    int st;
+    if (b && !xs_block_full(b, text->len)) {
+        st = xs_put_entry(e, s, (xs_at){n - 1, b->len}, id, text, fields);
+    } else {
+        if (b && b->cap > b->len) (void)xs_block_resize(e, s, n - 1, b->len);
+        st = xs_put_block(e, s, n, id, text, fields);
+    }
+    if (!st) s->top = id;
+    return st;
+}
+
+/* ---- events in ---- */
+
+static xs_stream *xs_new(const obj_env *e) { return mem_new(e->mem, sizeof(xs_stream)); }
+
+static void xs_in_free(const obj_env *e, xs_stream *s) {
+    if (!s->in) return;
+    mem_buf_free(e->mem, &s->in->text);
+    e->mem->free(e->mem->ctx, s->in, sizeof *s->in);
+    s->in = NULL;
+}
+
+static void xs_free(const obj_env *e, xs_stream *s) {
+    xs_group **g;
+    if (!s) return;
+    while (s->blocks.n) xs_drop_block(e, s, s->blocks.n - 1);
+    xs_array_free(e->mem, &s->blocks);
+    for (xs_place at = {0, 0}; (g = xs_sorted_next(&xs_groups, &s->groups, &at)) != NULL;)
+        xs_group_free(e, *g);
+    xs_sorted_free(e->mem, &xs_groups, &s->groups);
+    xs_in_free(e, s);
+    e->mem->free(e->mem->ctx, s, sizeof *s);
+}
+
+/* The entry at hand is complete. */
+static int xs_in_end(const obj_env *e, xs_stream *s) {
+    xs_entry_in *in = s->in;
+    if (!in || !in->open) return 0;
+    in->open = 0;
+    return xs_add(e, s, in->id, &in->text, in->fields - in->left);
+}
+
+static int xs_on_entry(const obj_env *e, xs_stream *s, rdbkit_stream_id id, u64 fields) {
+    int st = xs_in_end(e, s);
+    if (st) return st;
+    if (!s->in) s->in = mem_new(e->mem, sizeof *s->in);
+    if (!s->in || mem_buf_room(e->mem, &s->in->text, 1)) return RDBKIT_ERR_NOMEM;
+    s->in->id = id;
+    s->in->fields = s->in->left = fields;
+    s->in->text.len = 0;
+    s->in->open = 1;
+    return fields ? 0 : xs_in_end(e, s);
+}
+
+static int xs_on_field(const obj_env *e, xs_stream *s, rdbkit_str field, rdbkit_str value) {
+    xs_entry_in *in = s->in;
+    if (!in || !in->open) return 0;
+    int st = xs_put_text(e->mem, &in->text, field);
+    if (!st) st = xs_put_text(e->mem, &in->text, value);
+    if (!st && --in->left == 0) st = xs_in_end(e, s);
+    return st;
+}
+
+static int xs_on_info(const obj_env *e, xs_stream *s, const rdbkit_stream_info *info) {
+    int st = xs_in_end(e, s);
+    xs_in_free(e, s);
+    s->last_id = info->last_id;
+    s->max_deleted = info->max_deleted;
+    s->entries_added = info->entries_added;
+    return st;
+}
+
+static int xs_on_group(const obj_env *e, xs_stream *s, const rdbkit_stream_group *group) {
+    s->in_consumer = NULL;
+    s->in_group = xs_group_get(s, group->name);
+    if (!s->in_group) s->in_group = xs_group_add(e, s, group->name);
+    if (!s->in_group) return RDBKIT_ERR_NOMEM;
+    s->in_group->last_id = group->last_id;
+    s->in_group->entries_read = group->entries_read;
+    return 0;
+}
+
+static int xs_on_consumer(const obj_env *e, xs_stream *s, const rdbkit_stream_consumer *consumer) {
+    if (!s->in_group) return 0;
+    s->in_consumer = xs_consumer_make(e, s->in_group, consumer->name);
+    if (!s->in_consumer) return RDBKIT_ERR_NOMEM;
+    s->in_consumer->seen_ms = consumer->seen_ms;
+    s->in_consumer->active_ms = consumer->active_ms;
+    return 0;
+}
+
+static int xs_on_pending(const obj_env *e, xs_stream *s, const rdbkit_stream_pending *pending) {
+    if (!s->in_consumer) return 0;
+    xs_pending *p = xs_pending_get(s->in_group, pending->id);
+    if (p) xs_pending_give(p, s->in_consumer); /* with two owners, which only a damaged file has */
+    else p = xs_pending_add(e, s->in_group, pending->id, s->in_consumer);
+    if (!p) return RDBKIT_ERR_NOMEM;
+    p->delivery_ms = pending->delivery_ms;
+    p->delivery_count = pending->delivery_count;
+    return 0;
+}
+
+/* ---- events out ---- */
+
+static int xs_emit_entry(const xs_block *b, const xs_entry *en, const rdbkit_visitor *v) {
+    const u8 *names = b->data, *p = en->body;
+    u8 room[2][24];
+    u64 fields = xs_num(&names);
+    const int same = (en->flags & XS_SAME) != 0;
+    if (!same) fields = xs_num(&p);
+    int st = v->stream_entry ? v->stream_entry(v->user, en->id, fields) : 0;
+    for (; st >= 0 && fields > 0 && v->stream_field; fields--) {
+        const rdbkit_str field = xs_text(same ? &names : &p, room[0]), value = xs_text(&p, room[1]);
+        st = v->stream_field(v->user, field, value);
+    }
+    return st;
+}
+
+static int xs_emit_entries(const xs_stream *s, const rdbkit_visitor *v) {
+    int st = 0;
+    if (!v->stream_entry && !v->stream_field) return 0;
+    for (u32 i = 0; i < s->blocks.n && st >= 0; i++) {
+        const xs_block *b = xs_block_at(s, i);
+        for (u32 off = b->first; off < b->len && st >= 0;) {
+            const xs_entry en = xs_entry_at(b, off);
+            if (!(en.flags & XS_DELETED)) st = xs_emit_entry(b, &en, v);
+            off = en.next;
+        }
+    }
+    return st;
+}
+
+static int xs_emit_info(const xs_stream *s, int has_counters, const rdbkit_visitor *v) {
+    rdbkit_stream_info info;
+    if (!v->stream_info) return 0;
+    memset(&info, 0, sizeof info);
+    info.length = s->length;
+    info.last_id = s->last_id;
+    info.first_id = xs_first_id(s);
+    info.max_deleted = s->max_deleted;
+    info.entries_added = s->entries_added;
+    info.groups = s->groups.n;
+    info.has_counters = has_counters;
+    return v->stream_info(v->user, &info);
+}
+
+/* Hang each pending entry of a group into its owner's list, in order. */
+static void xs_list_pending(const xs_group *g) {
+    xs_consumer **c;
+    for (xs_place at = {0, 0}; (c = xs_sorted_next(&xs_consumers, &g->consumers, &at)) != NULL;)
+        (*c)->list = NULL;
+    for (u32 i = g->pending.leaves.n; i-- > 0;) {
+        xs_leaf *l = xs_array_at(&g->pending.leaves, i);
+        for (u32 j = l->n; j-- > 0;) {
+            xs_pending *p = xs_leaf_item(&xs_pendings, l, j);
+            p->next = p->owner->list;
+            p->owner->list = p;
+        }
+    }
+}
+
+static int xs_emit_consumer(const xs_consumer *c, const rdbkit_visitor *v) {
+    const rdbkit_stream_consumer consumer = {{(const char *)c->name, c->len},
+                                             c->seen_ms,
+                                             c->active_ms,
+                                             c->pending};
+    int st = v->stream_consumer ? v->stream_consumer(v->user, &consumer) : 0;
+    for (const xs_pending *p = c->list; p && st >= 0 && v->stream_pending; p = p->next) {
+        const rdbkit_stream_pending pending = {p->id, p->delivery_ms, p->delivery_count};
+        st = v->stream_pending(v->user, &pending);
+    }
+    return st;
+}
+
+static int xs_emit_group(const xs_group *g, const rdbkit_visitor *v) {
+    const rdbkit_stream_group group = {{(const char *)g->name, g->len},
+                                       g->last_id,
+                                       g->entries_read,
+                                       g->pending.n,
+                                       g->consumers.n};
+    int st = v->stream_group ? v->stream_group(v->user, &group) : 0;
+    xs_consumer **c;
+    if (v->stream_pending) xs_list_pending(g);
+    for (xs_place at = {0, 0}; st >= 0 && (c = xs_sorted_next(&xs_consumers, &g->consumers, &at)) != NULL;)
+        st = xs_emit_consumer(*c, v);
+    return st;
+}
+
+/* All events of the value, groups and consumers sorted by name. has_counters: as that of rdbkit_stream_info.
+ * 0, or the negative answer of a callback. */
+static int xs_emit(const xs_stream *s, int has_counters, const rdbkit_visitor *v) {
+    xs_group **g;
+    int st = xs_emit_entries(s, v);
+    if (st >= 0) st = xs_emit_info(s, has_counters, v);
+    for (xs_place at = {0, 0}; st >= 0 && (g = xs_sorted_next(&xs_groups, &s->groups, &at)) != NULL;)
+        st = xs_emit_group(*g, v);
+    return st < 0 ? st : 0;
+}
+
+/* ==== [32] ks_ : the keyspace in memory ====
+ *
+ * Databases of keys, and the function libraries. Events come in (an image at the beginning of a file, a payload of
+ * RESTORE), events go out: a keyspace is a source like any reader. Commands (cmd_) work on it through the functions
+ * here. Nothing expires: there is no clock.
+ *
+ * A value that came as RDB bytes stays so, checked but frozen, until a command wants to look inside; one that nobody
+ * touched goes out as the bytes that came in. Tests: tests/test_keyspace.c, tests/aof_test.py, fuzz/fuzz_replay.c */
+
+/* ---- memory: counted, and small pieces without the cost of an allocator's own head ---- */
+
+#define KS_SMALL 512 /* bytes up to which a piece comes from a chunk */
+#define KS_CHUNK 65536
+
+#if defined(__SANITIZE_ADDRESS__) || defined(FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION)
+#define KS_CHUNKS 0 /* so that the sanitizer sees each piece */
+#else
+#define KS_CHUNKS 1
+#endif
+
+typedef struct ks_chunk {
+    struct ks_chunk *next;
+} ks_chunk;
+
+typedef struct ks_memory {
+    rdbkit_allocator inner;
+    u64 used, peak, limit; /* bytes asked of inner; limit 0: none */
+    int over;              /* the limit made an allocation fail */
+    ks_chunk *chunks;
+    u8 *fresh, *fresh_end;     /* the room left in the first chunk */
+    void *free[KS_SMALL / 8 + 1]; /* by size in units of 8 bytes: each begins with the address of the next */
+} ks_memory;
+
+static int ks_memory_take(ks_memory *m, u64 more) {
+    if (m->limit && m->used + more > m->limit) {
+        m->over = 1;
+        return 0;
+    }
+    m->used += more;
+    if (m->used > m->peak) m->peak = m->used;
+    return 1;
+}
+
+static void *ks_memory_large(ks_memory *m, size_t size) {
+    if (!ks_memory_take(m, size)) return NULL;
+    void *p = m->inner.alloc(m->inner.ctx, size);
+    if (!p) m->used -= size;
+    return p;
+}
+
+static int ks_memory_is_small(size_t size) {
+    return KS_CHUNKS && size <= KS_SMALL;
+}
+
+/* A piece of so many units of 8 bytes. What is left of the chunk before goes to the free pieces. */
+static PORT_NOINLINE void *ks_memory_refill(ks_memory *m, size_t units) {
+    ks_chunk *c = ks_memory_large(m, KS_CHUNK);
+    if (!c) return NULL;
+    const size_t left = (size_t)(m->fresh_end - m->fresh) / 8;
+    if (left) {
+        memcpy(m->fresh, &m->free[left], sizeof m->free[left]);
+        m->free[left] = m->fresh;
+    }
+    c->next = m->chunks;
+    m->chunks = c;
+    m->fresh = (u8 *)c + (sizeof *c + 7) / 8 * 8 + units * 8;
+    m->fresh_end = (u8 *)c + KS_CHUNK;
+    return m->fresh - units * 8;
+}
+
+static void *ks_memory_alloc(void *ctx, size_t size) {
+    ks_memory *m = ctx;
+    if (!ks_memory_is_small(size)) return ks_memory_large(m, size);
+    const size_t units = size ? (size + 7) / 8 : 1;
+    void *p = m->free[units];
+    if (p) {
+        memcpy(&m->free[units], p, sizeof m->free[units]);
+    } else if ((size_t)(m->fresh_end - m->fresh) >= units * 8) {
+        p = m->fresh;
+        m->fresh += units * 8;
+    } else {
+        p = ks_memory_refill(m, units);
+    }
+    return p;
+}
+
+static void ks_memory_free(void *ctx, void *ptr, size_t size) {
+    ks_memory *m = ctx;
+    if (!ptr) return;
+    if (ks_memory_is_small(size)) {
+        const size_t units = size ? (size + 7) / 8 : 1;
+        memcpy(ptr, &m->free[units], sizeof m->free[units]);
+        m->free[units] = ptr;
+        return;
+    }
+    m->used -= size;
+    m->inner.free(m->inner.ctx, ptr, size);
+}
+
+static void *ks_memory_realloc(void *ctx, void *ptr, size_t old_size, size_t size) {
+    ks_memory *m = ctx;
+    if (!ptr || ks_memory_is_small(old_size) || ks_memory_is_small(size)) {
+        void *p = ks_memory_alloc(m, size);
+        if (p && ptr) memcpy(p, ptr, old_size < size ? old_size : size);
+        if (p) ks_memory_free(m, ptr, old_size);
+        return p;
+    }
+    if (size > old_size && !ks_memory_take(m, size - old_size)) return NULL;
+    void *p = m->inner.realloc(m->inner.ctx, ptr, old_size, size);
+    if (!p && size > old_size) m->used -= size - old_size;
+    if (p && size < old_size) m->used -= old_size - size;
+    return p;
+}
+
+static void ks_memory_end(ks_memory *m) {
+    while (m->chunks) {
+        ks_chunk *c = m->chunks;
+        m->chunks = c->next;
+        m->inner.free(m->inner.ctx, c, KS_CHUNK);
+    }
+}
+
+/* ---- types ---- */
+
+/* A value as it came: one RDB record of a key without a name. */
+typedef struct ks_frozen {
+    const rdbkit_type *type;
+    u64 len;
+    u8 record[]; /* type byte, a name of length 0, the value */
+} ks_frozen;
+
+#define KS_RECORD_HEAD 2
+
+#define KS_NO_HINT UINT32_MAX
+
+/* What most keys do not have: it lies in front of those that do. */
+typedef struct ks_times {
+    i64 expire_ms;
+    u32 idle_s, freq; /* hints of a key that nobody touched, or KS_NO_HINT */
+} ks_times;
+
+typedef struct ks_key {
+    u32 len; /* of the name */
+    u8 shape;
+    u8 frozen;
+    u8 has_times;
+    union {
+        void *p; /* obj_list, obj_coll, xs_stream or ks_frozen */
+        struct {
+            u32 len, cap; /* of a string, whose bytes stand behind the name */
+        } s;
+    } v;
+    u8 name[];
+} ks_key;
+
+typedef struct ks_db {
+    u32 len; /* 8 */
+    u8 number[8];
+    tab keys;
+} ks_db;
+
+typedef struct ks_library {
+    u32 len;
+    u32 code_len;
+    u8 name[]; /* name, then code */
+} ks_library;
+
+/* A library's AUX field or module data outside of keys, in order: kept to be given out again. */
+typedef struct ks_extra {
+    struct ks_extra *next;
+    rdbkit_module_aux aux; /* module[0]: module data; else an AUX field */
+    size_t name_len, len;
+    u8 data[];
+} ks_extra;
+
+struct rdbkit_keyspace {
+    ks_memory memory;
+    rdbkit_allocator counted; /* over memory */
+    obj_env env;
+    rdbkit_keyspace_options opt;
+    tab dbs;       /* of ks_db, by number */
+    tab libraries; /* of ks_library */
+    u64 db;
+    ks_db *at; /* of number db; NULL: not looked up yet */
+    rdbkit_header header;
+    int have_header;
+    int release; /* of the server whose log this is, as 602 for 6.2; 0: the newest */
+    ks_extra *extras, **extras_end;
+
+    /* events coming in */
+    rdbkit_visitor visitor;
+    rdbkit_aof_visitor aof_visitor;
+    rdbkit_key in_key; /* without its name */
+    mem_buf in_name, in_raw;
+    rdbkit_module_aux in_aux;
+    int in_is_aux;
+
+    /* a frozen value that is read */
+    rdbkit_reader *thaw[2];  /* by lineage; NULL: none yet */
+    rdbkit_visitor thaw_visitor;
+    void *made;              /* the value in the making */
+    mem_buf made_text;       /* a string */
+
+    /* commands */
+    mem_buf queue;           /* of a transaction: commands, see cmd_ */
+    int in_multi;
+    const rdbkit_command *command; /* the one that runs */
+    const struct cmd_row *last_row; /* of the last command: the next is often the same */
+    rdbkit_replay_stats stats;
+    mem_buf tmp[4];          /* for the commands */
+    rdbkit_error error;
+};
+
+/* ---- errors ---- */
+
+/* A command that a server would answer with an error: nothing has changed, the replay goes on. */
+#define KS_REFUSED 1
+
+static int ks_vfail(rdbkit_keyspace *ks, int code, const char *fmt, va_list ap) {
+    rdbkit_error *e = &ks->error;
+    if (e->code) return e->code;
+    e->code = code;
+    e->offset = ks->command ? ks->command->offset : RDBKIT_NO_OFFSET;
+    e->blob_offset = RDBKIT_NO_OFFSET;
+    e->db = ks->db;
+    if (ks->command) err_add(e->message, sizeof e->message, "at %llu: ", (unsigned long long)e->offset);
+    err_vadd(e->message, sizeof e->message, fmt, ap);
+    return code;
+}
+
+static int PORT_PRINTF(3, 4) ks_fail(rdbkit_keyspace *ks, int code, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    code = ks_vfail(ks, code, fmt, ap);
+    va_end(ap);
+    return code;
+}
+
+/* Out of memory, or of what was allowed. */
+static int ks_nomem(rdbkit_keyspace *ks) {
+    if (!ks->memory.over) return ks_fail(ks, RDBKIT_ERR_NOMEM, "out of memory");
+    return ks_fail(ks, RDBKIT_ERR_LIMIT, "the keyspace takes more than the %llu bytes allowed",
+                   (unsigned long long)ks->memory.limit);
+}
+
+/* What obj_ and tab_ answered, as a status: what is positive is fine. */
+PORT_INLINE int ks_status(rdbkit_keyspace *ks, int st) {
+    return PORT_LIKELY(st >= 0) ? 0 : ks_nomem(ks);
+}
+
+/* Something that may make the result differ from what the server had. 0, or what the callback answers. */
+static int ks_event(rdbkit_keyspace *ks, rdbkit_replay_kind kind, const char *text) {
+    ks->stats.events[kind]++;
+    if (!ks->opt.on_event) return 0;
+    const rdbkit_replay_event event = {kind, text, ks->db, ks->command};
+    const int st = ks->opt.on_event(ks->opt.on_event_ctx, &event);
+    return st < 0 ? ks_fail(ks, st, "stopped by a callback") : 0;
+}
+
+/* A server answers the command with an error, and so nothing happens. */
+static int ks_refuse(rdbkit_keyspace *ks, const char *why) {
+    const int st = ks_event(ks, RDBKIT_REPLAY_REFUSED, why);
+    return st ? st : KS_REFUSED;
+}
+
+/* Whether the log is of a server older than a release. Valkey's first is 7.2. */
+static int ks_before(const rdbkit_keyspace *ks, int release) {
+    return ks->release && ks->release < release;
+}
+
+/* ---- keys ---- */
+
+/* Bytes of a key's item, with room for a string. */
+static size_t ks_key_size(size_t name_len, size_t text, int has_times) {
+    return (has_times ? sizeof(ks_times) : 0) + offsetof(ks_key, name) + name_len + text;
+}
+
+static size_t ks_key_text(const ks_key *k) {
+    return k->shape == RDBKIT_STRING && !k->frozen ? k->v.s.cap : 0;
+}
+
+/* Free the item alone. */
+static void ks_key_discard(rdbkit_keyspace *ks, ks_key *k) {
+    u8 *start = (u8 *)k - (k->has_times ? sizeof(ks_times) : 0);
+    ks->env.mem->free(ks->env.mem->ctx, start, ks_key_size(k->len, ks_key_text(k), k->has_times));
+}
+
+static const ks_times ks_no_times = {RDBKIT_NO_EXPIRY, KS_NO_HINT, KS_NO_HINT};
+
+static ks_times ks_times_of(const ks_key *k) {
+    return k->has_times ? ((const ks_times *)(const void *)k)[-1] : ks_no_times;
+}
+
+static i64 ks_expiry(const ks_key *k) {
+    return ks_times_of(k).expire_ms;
+}
+
+static rdbkit_str ks_key_name(const ks_key *k) {
+    return (rdbkit_str){(const char *)k->name, k->len};
+}
+
+static void ks_value_free(rdbkit_keyspace *ks, rdbkit_shape shape, void *p) {
+    const obj_env *e = &ks->env;
+    if (!p) return;
+    if (shape == RDBKIT_LIST) obj_list_free(e, p);
+    else if (shape == RDBKIT_SET) obj_set_free(e, p);
+    else if (shape == RDBKIT_ZSET) obj_zset_free(e, p);
+    else if (shape == RDBKIT_HASH) obj_hash_free(e, p);
+    else if (shape == RDBKIT_STREAM) xs_free(e, p);
+}
+
+static void ks_frozen_free(rdbkit_keyspace *ks, ks_frozen *f) {
+    ks->env.mem->free(ks->env.mem->ctx, f, offsetof(ks_frozen, record) + (size_t)f->len);
+}
+
+static void ks_key_free(rdbkit_keyspace *ks, ks_key *k) {
+    if (k->frozen) ks_frozen_free(ks, k->v.p);
+    else if (k->shape != RDBKIT_STRING) ks_value_free(ks, (rdbkit_shape)k->shape, k->v.p);
+    ks_key_discard(ks, k);
+}
+
+static void ks_keys_free(rdbkit_keyspace *ks, tab *keys) {
+    ks_key *k;
+    for (u32 i = 0; (k = tab_next(keys, &i)) != NULL;) ks_key_free(ks, k);
+    tab_free(ks->env.mem, keys);
+}
+
+/* The row of a database: NULL without memory, or if it is not there and was not to be made. */
+static ks_db *ks_db_of(rdbkit_keyspace *ks, u64 number, int make) {
+    u8 text[8];
+    port_put_le64(text, number);
+    ks_db *db = tab_get(&ks->dbs, ks->env.seed, (rdbkit_str){(const char *)text, 8});
+    if (db || !make) return db;
+    db = mem_new(ks->env.mem, sizeof *db);
+    if (!db) return NULL;
+    db->len = 8;
+    memcpy(db->number, text, 8);
+    db->keys.name_off = offsetof(ks_key, name);
+    if (tab_add(ks->env.mem, &ks->dbs, ks->env.seed, db) == 0) return db;
+    ks->env.mem->free(ks->env.mem->ctx, db, sizeof *db);
+    return NULL;
+}
+
+static void ks_select(rdbkit_keyspace *ks, u64 number) {
+    if (ks->db == number) return;
+    ks->db = number;
+    ks->at = NULL;
+}
+
+/* The keys of the current database, or NULL as ks_db_of(). */
+static tab *ks_keys(rdbkit_keyspace *ks, int make) {
+    if (!ks->at) ks->at = ks_db_of(ks, ks->db, make);
+    return ks->at ? &ks->at->keys : NULL;
+}
+
+/* Most commands name a key that was just looked up; a key's item moves when a string grows, so the index is kept. */
+static u32 ks_index(rdbkit_keyspace *ks, rdbkit_str name) {
+    tab *keys = ks_keys(ks, 0);
+    return keys ? tab_find(keys, ks->env.seed, name) : TAB_NONE;
+}
+
+/* The key of that name in the current database, or NULL. */
+static ks_key *ks_find(rdbkit_keyspace *ks, rdbkit_str name) {
+    const u32 i = ks_index(ks, name);
+    return i == TAB_NONE ? NULL : ks->at->keys.item[i];
+}
+
+static void ks_drop_index(rdbkit_keyspace *ks, tab *keys, u32 i) {
+    ks_key *k = keys->item[i];
+    tab_remove(keys, ks->env.seed, i);
+    ks_key_free(ks, k);
+}
+
+/* Delete a key of the current database: 1, or 0 if it is not there. The name may be the key's own. */
+static int ks_drop(rdbkit_keyspace *ks, rdbkit_str name) {
+    const u32 i = ks_index(ks, name);
+    if (i == TAB_NONE) return 0;
+    ks_drop_index(ks, &ks->at->keys, i);
+    return 1;
+}
+
+/* A command works on a key: what the image said of its idle time is no longer true. */
+static void ks_touch(ks_key *k) {
+    if (k->has_times) ((ks_times *)(void *)k)[-1].idle_s = ((ks_times *)(void *)k)[-1].freq = KS_NO_HINT;
+}
+
+/* Put a new item in the place of a key's, or beside all others. Takes the item; on failure frees it. */
+static int ks_put_item(rdbkit_keyspace *ks, ks_key *k) {
+    tab *keys = ks_keys(ks, 1);
+    if (!keys) {
+        ks_key_free(ks, k);
+        return ks_nomem(ks);
+    }
+    const u32 i = tab_find(keys, ks->env.seed, ks_key_name(k));
+    if (i != TAB_NONE) {
+        ks_key_free(ks, keys->item[i]);
+        keys->item[i] = k;
+        return 0;
+    }
+    if (tab_add(ks->env.mem, keys, ks->env.seed, k) == 0) return 0;
+    ks_key_free(ks, k);
+    return ks_nomem(ks);
+}
+
+/* An item with room for text bytes of a string, and for times. */
+static ks_key *ks_key_new(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, size_t text, const ks_times *times) {
+    const int has_times = memcmp(times, &ks_no_times, sizeof *times) != 0;
+    if (name.len > SEQ_LEN_MAX || text > SEQ_LEN_MAX) return NULL;
+    u8 *start = ks->env.mem->alloc(ks->env.mem->ctx, ks_key_size(name.len, text, has_times));
+    if (!start) return NULL;
+    if (has_times) memcpy(start, times, sizeof *times);
+    ks_key *k = (ks_key *)(void *)(start + (has_times ? sizeof *times : 0));
+    memset(k, 0, offsetof(ks_key, name));
+    k->len = (u32)name.len;
+    k->shape = (u8)shape;
+    k->has_times = (u8)has_times;
+    if (shape == RDBKIT_STRING) k->v.s.cap = (u32)text;
+    if (name.len) memcpy(k->name, name.data, name.len);
+    return k;
+}
+
+/* The same key in a new item: name, room and times may be others. NULL without memory; the old item is not freed. */
+static ks_key *ks_key_remake(rdbkit_keyspace *ks, const ks_key *k, rdbkit_str name, size_t text, const ks_times *times) {
+    ks_key *to = ks_key_new(ks, name, (rdbkit_shape)k->shape, text, times);
+    if (!to) return NULL;
+    to->frozen = k->frozen;
+    to->v = k->v;
+    if (!ks_key_text(k)) return to;
+    to->v.s.cap = (u32)text;
+    memcpy(to->name + to->len, k->name + k->len, k->v.s.len);
+    return to;
+}
+
+/* Give a key of the current database other times. It may move. */
+static int ks_set_times(rdbkit_keyspace *ks, ks_key **k, ks_times times) {
+    ks_key *from = *k;
+    if (from->has_times) {
+        ((ks_times *)(void *)from)[-1] = times;
+        return 0;
+    }
+    if (memcmp(&times, &ks_no_times, sizeof times) == 0) return 0;
+    const u32 i = ks_index(ks, ks_key_name(from));
+    ks_key *to = ks_key_remake(ks, from, ks_key_name(from), ks_key_text(from), &times);
+    if (!to) return ks_nomem(ks);
+    ks->at->keys.item[i] = to;
+    ks_key_discard(ks, from);
+    *k = to;
+    return 0;
+}
+
+/* Give a key of the current database an expiry, or RDBKIT_NO_EXPIRY. It may move: this is the last thing done to it. */
+static int ks_expire(rdbkit_keyspace *ks, ks_key *k, i64 expire_ms) {
+    ks_times times = ks_times_of(k);
+    times.expire_ms = expire_ms;
+    return ks_set_times(ks, &k, times);
+}
+
+/* ---- strings ---- */
+
+static rdbkit_str ks_string(const ks_key *k) {
+    return (rdbkit_str){(const char *)k->name + k->len, k->v.s.len};
+}
+
+static u8 *ks_string_bytes(ks_key *k) {
+    return k->name + k->len;
+}
+
+/* Set a key to a string, whatever it was: its expiry is gone. The value must not be of the keyspace. *out: the key,
+ * or NULL if the caller does not want it. */
+static int ks_set_string(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_str value, ks_key **out) {
+    const u32 i = ks_index(ks, name);
+    ks_key *k = i == TAB_NONE ? NULL : ks->at->keys.item[i];
+    const int fits = k && k->shape == RDBKIT_STRING && !k->frozen && value.len <= k->v.s.cap &&
+                     k->v.s.cap / 2 <= value.len + 32;
+    if (!fits) {
+        ks_key *to = ks_key_new(ks, name, RDBKIT_STRING, value.len, &ks_no_times);
+        if (!to) return ks_nomem(ks);
+        if (k) ks_key_free(ks, k), ks->at->keys.item[i] = to;
+        else if (ks_put_item(ks, to)) return ks->error.code;
+        k = to;
+    }
+    if (value.len) memcpy(ks_string_bytes(k), value.data, value.len);
+    k->v.s.len = (u32)value.len;
+    if (k->has_times) ((ks_times *)(void *)k)[-1] = ks_no_times;
+    if (out) *out = k;
+    return 0;
+}
+
+/* Make a string at least len bytes long, with zero bytes; *k, a string of the current database, may move. */
+static int ks_string_grow(rdbkit_keyspace *ks, ks_key **k, u64 len) {
+    ks_key *from = *k;
+    if (len > from->v.s.cap) {
+        const u32 i = ks_index(ks, ks_key_name(from));
+        u64 cap = from->v.s.cap ? len + len / 4 : len;
+        if (len > SEQ_LEN_MAX) return ks_fail(ks, RDBKIT_ERR_LIMIT, "a string of %llu bytes", (unsigned long long)len);
+        if (cap > SEQ_LEN_MAX) cap = SEQ_LEN_MAX;
+        const ks_times times = ks_times_of(from);
+        ks_key *to = ks_key_remake(ks, from, ks_key_name(from), (size_t)cap, &times);
+        if (!to) return ks_nomem(ks);
+        to->v.s.cap = (u32)cap;
+        ks->at->keys.item[i] = to;
+        ks_key_discard(ks, from);
+        *k = from = to;
+    }
+    if (len > from->v.s.len) {
+        memset(ks_string_bytes(from) + from->v.s.len, 0, (size_t)len - from->v.s.len);
+        from->v.s.len = (u32)len;
+    }
+    return 0;
+}
+
+/* ---- frozen values ---- */
+
+static int ks_is_valkey(const rdbkit_type *type) {
+    return !(type->lineage & FMT_R);
+}
+
+/* Events of a frozen value that is read to be changed. */
+static int ks_made_string(void *user, rdbkit_str value) {
+    rdbkit_keyspace *ks = user;
+    ks->made_text.len = 0;
+    return ks_status(ks, mem_buf_add(ks->env.mem, &ks->made_text, value.data, value.len));
+}
+
+static int ks_made_list(void *user, rdbkit_str item) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, obj_list_push(&ks->env, ks->made, 0, item));
+}
+
+static int ks_made_set(void *user, rdbkit_str member) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, obj_set_add(&ks->env, ks->made, member));
+}
+
+static int ks_made_zset(void *user, rdbkit_str member, double score) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, obj_zset_put(&ks->env, ks->made, member, score));
+}
+
+static int ks_made_hash(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, obj_hash_put(&ks->env, ks->made, field, value, expire_ms));
+}
+
+static int ks_made_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_entry(&ks->env, ks->made, id, fields));
+}
+
+static int ks_made_field(void *user, rdbkit_str field, rdbkit_str value) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_field(&ks->env, ks->made, field, value));
+}
+
+static int ks_made_info(void *user, const rdbkit_stream_info *info) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_info(&ks->env, ks->made, info));
+}
+
+static int ks_made_group(void *user, const rdbkit_stream_group *group) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_group(&ks->env, ks->made, group));
+}
+
+static int ks_made_consumer(void *user, const rdbkit_stream_consumer *consumer) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_consumer(&ks->env, ks->made, consumer));
+}
+
+static int ks_made_pending(void *user, const rdbkit_stream_pending *pending) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, xs_on_pending(&ks->env, ks->made, pending));
+}
+
+/* The visitor that makes ks->made, for frozen values and for copies. */
+static void ks_made_init(rdbkit_keyspace *ks) {
+    rdbkit_visitor *v = &ks->thaw_visitor;
+    v->user = ks;
+    v->string = ks_made_string;
+    v->list_item = ks_made_list;
+    v->set_member = ks_made_set;
+    v->zset_member = ks_made_zset;
+    v->hash_field = ks_made_hash;
+    v->stream_entry = ks_made_entry;
+    v->stream_field = ks_made_field;
+    v->stream_info = ks_made_info;
+    v->stream_group = ks_made_group;
+    v->stream_consumer = ks_made_consumer;
+    v->stream_pending = ks_made_pending;
+}
+
+/* An empty value of a shape that is no string and no module. NULL without memory. */
+static void *ks_value_new(rdbkit_keyspace *ks, rdbkit_shape shape) {
+    if (shape == RDBKIT_STREAM) return xs_new(&ks->env);
+    return mem_new(ks->env.mem, shape == RDBKIT_LIST ? sizeof(obj_list) : sizeof(obj_coll));
+}
+
+/* Reads records without names, for a visitor that gets them under the names that they have now. */
+typedef struct ks_feeder {
+    rdbkit_visitor v;
+    rdbkit_reader_options opt; /* the filter in it is the caller's, called with the real name */
+    rdbkit_key key;            /* of the record at hand: name, database, expiry, hints */
+    rdbkit_reader *reader[2];  /* by lineage; NULL: none yet */
+} ks_feeder;
+
+/* A rdbkit_reader_options.key_filter. */
+static int ks_feeder_key(void *ctx, rdbkit_key *key) {
+    const ks_feeder *f = ctx;
+    key->name = f->key.name;
+    key->raw_name = f->key.raw_name;
+    key->db = f->key.db;
+    key->expire_ms = f->key.expire_ms;
+    key->idle_s = f->key.idle_s;
+    key->lfu_freq = f->key.lfu_freq;
+    return f->opt.key_filter ? f->opt.key_filter(f->opt.key_filter_ctx, key) : 0;
+}
+
+static void ks_feeder_init(ks_feeder *f, const rdbkit_allocator *mem, const rdbkit_reader_options *opt,
+                           const rdbkit_visitor *v) {
+    memset(f, 0, sizeof *f);
+    if (v) f->v = *v;
+    f->v.header = NULL, f->v.aux = NULL, f->v.db = NULL, f->v.end = NULL;
+    f->opt = *opt;
+    f->opt.allocator = mem;
+    f->opt.ignore_checksum = 1;
+}
+
+static void ks_feeder_free(ks_feeder *f) {
+    for (int i = 0; i < 2; i++) rdbkit_reader_free(f->reader[i]), f->reader[i] = NULL;
+}
+
+/* A reader for records without names, at the place where the first one begins. */
+static rdbkit_reader *ks_record_reader(const rdbkit_reader_options *options, const rdbkit_visitor *v, int valkey) {
+    rdbkit_reader *r = rdbkit_reader_new(options, v);
+    if (r && rdbkit_reader_feed(r, valkey ? "VALKEY080" : "REDIS0012", 9) == RDBKIT_MORE) return r;
+    rdbkit_reader_free(r);
+    return NULL;
+}
+
+/* Read a record: 0, or what the reader says. error: filled in then. After an error the feeder goes on with the next. */
+static int ks_feed(ks_feeder *f, int valkey, const void *record, size_t len, rdbkit_error *error) {
+    rdbkit_reader **r = &f->reader[valkey];
+    if (!*r) {
+        rdbkit_reader_options options = f->opt;
+        options.key_filter = ks_feeder_key;
+        options.key_filter_ctx = f;
+        *r = ks_record_reader(&options, &f->v, valkey);
+        if (!*r) return error->code = RDBKIT_ERR_NOMEM;
+    }
+    const u64 end = rdbkit_reader_offset(*r) + len;
+    int st = rdbkit_reader_feed(*r, record, len);
+    if (st == RDBKIT_MORE && rdbkit_reader_offset(*r) == end) return 0;
+    *error = *rdbkit_reader_error(*r);
+    if (st >= 0) st = error->code = RDBKIT_ERR_DAMAGED; /* less than the record says, or more */
+    rdbkit_reader_free(*r);
+    *r = NULL;
+    return st;
+}
+
+static int ks_thaw_read(rdbkit_keyspace *ks, const ks_frozen *f) {
+    rdbkit_reader **r = &ks->thaw[ks_is_valkey(f->type)];
+    if (!*r) {
+        rdbkit_reader_options options;
+        rdbkit_reader_options_init(&options);
+        options.allocator = ks->env.mem;
+        options.ignore_checksum = 1;
+        *r = ks_record_reader(&options, &ks->thaw_visitor, ks_is_valkey(f->type));
+        if (!*r) return ks_nomem(ks);
+    }
+    int st = rdbkit_reader_feed(*r, f->record, (size_t)f->len);
+    if (st == RDBKIT_MORE) return 0;
+    rdbkit_reader_free(*r);
+    *r = NULL;
+    return ks->error.code ? ks->error.code : ks_fail(ks, st < 0 ? st : RDBKIT_ERR_DAMAGED, "a value cannot be read");
+}
+
+/* Make a frozen value one that commands can change. *k, of the current database, may move. */
+static int ks_thaw(rdbkit_keyspace *ks, ks_key **k) {
+    ks_key *from = *k;
+    if (!from->frozen) return 0;
+    ks_frozen *f = from->v.p;
+    const rdbkit_shape shape = (rdbkit_shape)from->shape;
+    ks->made = shape == RDBKIT_STRING ? NULL : ks_value_new(ks, shape);
+    if (shape != RDBKIT_STRING && !ks->made) return ks_nomem(ks);
+    int st = ks_thaw_read(ks, f);
+    if (st) {
+        ks_value_free(ks, shape, ks->made);
+        return st;
+    }
+    if (shape == RDBKIT_STRING) {
+        const ks_times times = ks_times_of(from);
+        const rdbkit_str text = {(const char *)ks->made_text.data, ks->made_text.len};
+        ks_key *to = ks_key_new(ks, ks_key_name(from), RDBKIT_STRING, text.len, &times);
+        if (!to) return ks_nomem(ks);
+        if (text.len) memcpy(to->name + to->len, text.data, text.len);
+        to->v.s.len = (u32)text.len;
+        *k = to;
+        return ks_put_item(ks, to);
+    }
+    ks_frozen_free(ks, f);
+    from->v.p = ks->made;
+    from->frozen = 0;
+    return 0;
+}
+
+/* Put checked RDB bytes under a name: a short string as a string, all else frozen. value: what stands after a key's
+ * name in a file. *out: the key. */
+static int ks_put_frozen(rdbkit_keyspace *ks, rdbkit_str name, const rdbkit_type *type, const void *value, size_t len,
+                         ks_key **out) {
+    const u8 *p = value;
+    if (type->shape == RDBKIT_STRING && len > 0 && p[0] >> 6 <= 2) { /* neither integer nor LZF */
+        const size_t head = p[0] >> 6 == 0 ? 1 : p[0] >> 6 == 1 ? 2 : p[0] == 0x80 ? 5 : 9;
+        return ks_set_string(ks, name, (rdbkit_str){(const char *)p + head, len - head}, out);
+    }
+    ks_frozen *f = ks->env.mem->alloc(ks->env.mem->ctx, offsetof(ks_frozen, record) + KS_RECORD_HEAD + len);
+    ks_key *k = f ? ks_key_new(ks, name, type->shape, 0, &ks_no_times) : NULL;
+    if (f) f->type = type, f->len = KS_RECORD_HEAD + len;
+    if (!k) {
+        if (f) ks_frozen_free(ks, f);
+        return ks_nomem(ks);
+    }
+    f->record[0] = (u8)type->number, f->record[1] = 0;
+    if (len) memcpy(f->record + KS_RECORD_HEAD, value, len);
+    k->frozen = 1;
+    k->v.p = f;
+    if (ks_put_item(ks, k)) return ks->error.code;
+    *out = k;
+    return 0;
+}
+
+/* ---- what commands ask for ---- */
+
+
+/* The key of a name, if it has a shape: *out is NULL if it is not there. The value is not frozen. Returns 0,
+ * KS_REFUSED for another shape, or an error. */
+static int ks_get(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, ks_key **out) {
+    *out = ks_find(ks, name);
+    if (!*out) return 0;
+    if ((*out)->shape != shape) return ks_refuse(ks, "the key holds another type");
+    ks_touch(*out);
+    return (*out)->frozen ? ks_thaw(ks, out) : 0;
+}
+
+/* The same, and made if it is not there: no string. An empty one must not stay: ks_drop_empty(). */
+static int ks_make(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, ks_key **out) {
+    int st = ks_get(ks, name, shape, out);
+    if (st || *out) return st;
+    ks_key *k = ks_key_new(ks, name, shape, 0, &ks_no_times);
+    if (!k) return ks_nomem(ks);
+    k->v.p = ks_value_new(ks, shape);
+    if (!k->v.p) {
+        ks_key_free(ks, k);
+        return ks_nomem(ks);
+    }
+    if (ks_put_item(ks, k)) return ks->error.code;
+    *out = k;
+    return 0;
+}
+
+/* Elements of a value that is not frozen; of a string or a stream there is always one. */
+static u64 ks_count(const ks_key *k) {
+    switch ((rdbkit_shape)k->shape) {
+    case RDBKIT_LIST: return ((const obj_list *)k->v.p)->n;
+    case RDBKIT_SET: return obj_set_n(k->v.p);
+    case RDBKIT_ZSET: return obj_zset_n(k->v.p);
+    case RDBKIT_HASH: return obj_hash_n(k->v.p);
+    case RDBKIT_STRING:
+    case RDBKIT_STREAM:
+    case RDBKIT_MODULE:
+    case RDBKIT_SHAPE_N: break;
+    }
+    return 1;
+}
+
+/* A collection that has lost its last element is no key any more. */
+static void ks_drop_empty(rdbkit_keyspace *ks, ks_key *k) {
+    if (ks_count(k) == 0) (void)ks_drop(ks, ks_key_name(k));
+}
+
+/* Put a value under a name, whatever was there; it has no expiry. Takes p (a value of ks_value_new()); an empty
+ * collection deletes the name. */
+static int ks_store(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, void *p) {
+    ks_key *k = ks_key_new(ks, name, shape, 0, &ks_no_times);
+    if (!k) {
+        ks_value_free(ks, shape, p);
+        return ks_nomem(ks);
+    }
+    k->v.p = p;
+    if (ks_count(k) == 0) {
+        (void)ks_drop(ks, name);
+        ks_key_free(ks, k);
+        return 0;
+    }
+    return ks_put_item(ks, k);
+}
+
+/* ---- events in ---- */
+
+static int ks_on_header(void *user, const rdbkit_header *header) {
+    rdbkit_keyspace *ks = user;
+    if (!ks->have_header) ks->header = *header;
+    ks->have_header = 1;
+    return 0;
+}
+
+static int ks_add_extra(rdbkit_keyspace *ks, const rdbkit_module_aux *aux, rdbkit_str name, rdbkit_str data) {
+    ks_extra *x = ks->env.mem->alloc(ks->env.mem->ctx, offsetof(ks_extra, data) + name.len + data.len);
+    if (!x) return ks_nomem(ks);
+    memset(x, 0, offsetof(ks_extra, data));
+    if (aux) x->aux = *aux;
+    x->name_len = name.len, x->len = data.len;
+    if (name.len) memcpy(x->data, name.data, name.len);
+    if (data.len) memcpy(x->data + name.len, data.data, data.len);
+    *ks->extras_end = x;
+    ks->extras_end = &x->next;
+    return 0;
+}
+
+/* A release as a number, 602 for 6.2, from the text of a version. 0 if it is none. */
+static int ks_release_of(rdbkit_str version) {
+    int part[2] = {0, 0}, n = 0;
+    for (size_t i = 0; i < version.len && n < 2; i++) {
+        const char c = version.data[i];
+        if (c >= '0' && c <= '9' && part[n] < 100) part[n] = part[n] * 10 + (c - '0');
+        else n++;
+    }
+    return part[0] * 100 + (part[1] < 100 ? part[1] : 99);
+}
+
+static int ks_on_aux(void *user, rdbkit_str name, rdbkit_str value) {
+    rdbkit_keyspace *ks = user;
+    const int valkey = seq_same(name, (rdbkit_str){"valkey-ver", 10});
+    if (valkey || seq_same(name, (rdbkit_str){"redis-ver", 9})) {
+        const int release = ks_release_of(value);
+        if (release && (valkey || ks->header.lineage == RDBKIT_REDIS)) ks->release = release;
+    }
+    return ks_add_extra(ks, NULL, name, value);
+}
+
+/* Keep a library's code under its name, which is new, or replaced. */
+static int ks_put_library(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_str code) {
+    const obj_env *e = &ks->env;
+    if (name.len > SEQ_LEN_MAX || code.len > SEQ_LEN_MAX) return ks_nomem(ks);
+    ks_library *l = e->mem->alloc(e->mem->ctx, offsetof(ks_library, name) + name.len + code.len);
+    if (!l) return ks_nomem(ks);
+    l->len = (u32)name.len, l->code_len = (u32)code.len;
+    if (name.len) memcpy(l->name, name.data, name.len);
+    if (code.len) memcpy(l->name + name.len, code.data, code.len);
+    const u32 i = tab_find(&ks->libraries, e->seed, name);
+    if (i != TAB_NONE) {
+        ks_library *old = ks->libraries.item[i];
+        ks->libraries.item[i] = l;
+        e->mem->free(e->mem->ctx, old, offsetof(ks_library, name) + old->len + old->code_len);
+        return 0;
+    }
+    if (tab_add(e->mem, &ks->libraries, e->seed, l) == 0) return 0;
+    e->mem->free(e->mem->ctx, l, offsetof(ks_library, name) + name.len + code.len);
+    return ks_nomem(ks);
+}
+
+/* 1, or 0 if there is no such library. */
+static int ks_drop_library(rdbkit_keyspace *ks, rdbkit_str name) {
+    const u32 i = tab_find(&ks->libraries, ks->env.seed, name);
+    if (i == TAB_NONE) return 0;
+    ks_library *l = ks->libraries.item[i];
+    tab_remove(&ks->libraries, ks->env.seed, i);
+    ks->env.mem->free(ks->env.mem->ctx, l, offsetof(ks_library, name) + l->len + l->code_len);
+    return 1;
+}
+
+static void ks_drop_libraries(rdbkit_keyspace *ks) {
+    const ks_library *l;
+    for (u32 i = 0; (l = tab_next(&ks->libraries, &i)) != NULL;)
+        (void)ks_drop_library(ks, (rdbkit_str){(const char *)l->name, l->len});
+}
+
+static int ks_on_function(void *user, rdbkit_str code, int opcode) {
+    (void)opcode;
+    return ks_put_library(user, loss_library_name(code), code);
+}
+
+static int ks_on_module_aux(void *user, const rdbkit_module_aux *aux) {
+    rdbkit_keyspace *ks = user;
+    ks->in_aux = *aux;
+    ks->in_is_aux = 1;
+    ks->in_raw.len = 0;
+    return RDBKIT_TAKE_RAW;
+}
+
+static int ks_on_module_aux_end(void *user) {
+    rdbkit_keyspace *ks = user;
+    ks->in_is_aux = 0;
+    const rdbkit_str data = {(const char *)ks->in_raw.data, ks->in_raw.len};
+    return ks_add_extra(ks, &ks->in_aux, (rdbkit_str){NULL, 0}, data);
+}
+
+static int ks_on_key(void *user, const rdbkit_key *key) {
+    rdbkit_keyspace *ks = user;
+    ks->in_key = *key;
+    ks->in_name.len = ks->in_raw.len = 0;
+    ks_select(ks, key->db);
+    if (ks_find(ks, key->name)) {
+        (void)ks_fail(ks, RDBKIT_ERR_DAMAGED, "at %llu: a key that is there already, found once more in an RDB",
+                      (unsigned long long)key->offset);
+        return RDBKIT_ERR_DAMAGED;
+    }
+    const int st = mem_buf_add(ks->env.mem, &ks->in_name, key->name.data, key->name.len);
+    return st ? ks_nomem(ks) : RDBKIT_TAKE_RAW;
+}
+
+static int ks_on_raw(void *user, const void *data, size_t len) {
+    rdbkit_keyspace *ks = user;
+    return ks_status(ks, mem_buf_add(ks->env.mem, &ks->in_raw, data, len));
+}
+
+static ks_times ks_times_from(i64 expire_ms, i64 idle_s, i64 freq) {
+    ks_times t = {expire_ms, KS_NO_HINT, KS_NO_HINT};
+    if (idle_s >= 0) t.idle_s = idle_s < KS_NO_HINT ? (u32)idle_s : KS_NO_HINT - 1;
+    if (freq >= 0) t.freq = (u32)freq;
+    return t;
+}
+
+static int ks_on_key_end(void *user) {
+    rdbkit_keyspace *ks = user;
+    const rdbkit_key *in = &ks->in_key;
+    const rdbkit_str name = {(const char *)ks->in_name.data, ks->in_name.len};
+    ks_key *k;
+    int st = ks_put_frozen(ks, name, in->type, ks->in_raw.data, ks->in_raw.len, &k);
+    if (st) return st;
+    return ks_set_times(ks, &k, ks_times_from(in->expire_ms, in->idle_s, in->lfu_freq));
+}
+
+static void ks_visitor_init(rdbkit_keyspace *ks) {
+    rdbkit_visitor *v = &ks->visitor;
+    v->user = ks;
+    v->header = ks_on_header, v->aux = ks_on_aux, v->function = ks_on_function;
+    v->module_aux = ks_on_module_aux, v->module_aux_end = ks_on_module_aux_end;
+    v->key = ks_on_key, v->raw = ks_on_raw, v->key_end = ks_on_key_end;
+}
+
+/* ---- events out ---- */
+
+typedef struct ks_out {
+    rdbkit_keyspace *ks;
+    const rdbkit_visitor *v;
+    const rdbkit_reader_options *opt;
+    ks_feeder frozen; /* for values that have bytes */
+    u64 db;
+} ks_out;
+
+static int ks_emit_list(const obj_list *l, const rdbkit_visitor *v) {
+    int st = 0;
+    for (obj_list_at at = obj_list_begin(l); !st && v->list_item && at.node;)
+        st = v->list_item(v->user, obj_list_next(&at));
+    return st;
+}
+
+static int ks_emit_set(const obj_coll *set, const rdbkit_visitor *v) {
+    obj_iter it = OBJ_BEGIN;
+    rdbkit_str member;
+    int st = 0;
+    while (!st && v->set_member && obj_set_next(set, &it, &member)) st = v->set_member(v->user, member);
+    return st;
+}
+
+static int ks_emit_zset(const obj_coll *z, const rdbkit_visitor *v) {
+    obj_zset_at at = obj_zset_index(z, 0);
+    rdbkit_str member;
+    double score;
+    int st = 0;
+    while (!st && v->zset_member && obj_zset_next(z, &at, &member, &score))
+        st = v->zset_member(v->user, member, score);
+    return st;
+}
+
+static int ks_emit_hash(const obj_coll *hash, const rdbkit_visitor *v) {
+    obj_iter it = OBJ_BEGIN;
+    rdbkit_str field, value;
+    i64 expire_ms;
+    int st = 0;
+    while (!st && v->hash_field && obj_hash_next(hash, &it, &field, &value, &expire_ms))
+        st = v->hash_field(v->user, field, value, expire_ms);
+    return st;
+}
+
+/* Whether the server whose log this is had stream counters: Redis 7.0 or later. */
+static int ks_has_counters(const rdbkit_keyspace *ks) {
+    return !ks_before(ks, 700);
+}
+
+/* The elements of a value that is not frozen. */
+static int ks_emit_value(const rdbkit_keyspace *ks, const ks_key *k, const rdbkit_visitor *v) {
+    switch ((rdbkit_shape)k->shape) {
+    case RDBKIT_STRING: return v->string ? v->string(v->user, ks_string(k)) : 0;
+    case RDBKIT_LIST: return ks_emit_list(k->v.p, v);
+    case RDBKIT_SET: return ks_emit_set(k->v.p, v);
+    case RDBKIT_ZSET: return ks_emit_zset(k->v.p, v);
+    case RDBKIT_HASH: return ks_emit_hash(k->v.p, v);
+    case RDBKIT_STREAM: return xs_emit(k->v.p, ks_has_counters(ks), v);
+    case RDBKIT_MODULE:
+    case RDBKIT_SHAPE_N: break;
+    }
+    return 0;
+}
+
+/* The row that says what a value is, where it has no bytes. */
+static const rdbkit_type *ks_type(const rdbkit_keyspace *ks, const ks_key *k) {
+    static const enum fmt_type rows[] = {FMT_STRING, FMT_LIST,     FMT_SET,      FMT_ZSET_2,
+                                         FMT_HASH,   FMT_STREAM_2, FMT_MODULE_2, FMT_STRING};
+    if (k->frozen) return ((const ks_frozen *)k->v.p)->type;
+    if (k->shape == RDBKIT_HASH && obj_hash_expires(k->v.p)) return &fmt_types[FMT_HASH_METADATA];
+    /* no command says when a consumer was active, an image of RDB 11 does */
+    if (k->shape == RDBKIT_STREAM && ks->header.rdb_version >= 11) return &fmt_types[FMT_STREAM_3];
+    return &fmt_types[rows[k->shape]];
+}
+
+static void ks_describe(const rdbkit_keyspace *ks, const ks_key *k, u64 db, rdbkit_key *key) {
+    key->name = ks_key_name(k);
+    key->raw_name = (rdbkit_str){NULL, 0};
+    key->type = ks_type(ks, k);
+    key->db = db;
+    const ks_times times = ks_times_of(k);
+    key->expire_ms = times.expire_ms;
+    key->idle_s = times.idle_s == KS_NO_HINT ? RDBKIT_NO_HINT : (i64)times.idle_s;
+    key->lfu_freq = times.freq == KS_NO_HINT ? RDBKIT_NO_HINT : (int)times.freq;
+}
+
+static int ks_emit_frozen(ks_out *o, const ks_key *k) {
+    const ks_frozen *f = k->v.p;
+    rdbkit_error error = {.code = 0};
+    ks_describe(o->ks, k, o->db, &o->frozen.key);
+    const int st = ks_feed(&o->frozen, ks_is_valkey(f->type), f->record, (size_t)f->len, &error);
+    return st ? ks_fail(o->ks, st, "%s", error.message[0] ? error.message : rdbkit_status_text(st)) : 0;
+}
+
+static int ks_emit_live(ks_out *o, const ks_key *k) {
+    const rdbkit_visitor *v = o->v;
+    rdbkit_key key;
+    memset(&key, 0, sizeof key);
+    ks_describe(o->ks, k, o->db, &key);
+    int st = o->opt->key_filter ? o->opt->key_filter(o->opt->key_filter_ctx, &key) : 0;
+    if (st == RDBKIT_SKIP_KEY) return 0;
+    if (!st && v->key) st = v->key(v->user, &key);
+    if (st > 0 && st != RDBKIT_SKIP_KEY)
+        return ks_fail(o->ks, RDBKIT_ERR_USAGE, "a value that has no bytes was asked for raw");
+    if (!st) st = ks_emit_value(o->ks, k, v);
+    else if (st == RDBKIT_SKIP_KEY) st = 0;
+    if (!st && v->key_end) st = v->key_end(v->user);
+    return st;
+}
+
+static int ks_emit_db(ks_out *o, ks_db *db) {
+    const rdbkit_visitor *v = o->v;
+    const ks_key *k;
+    u64 expires = 0;
+    o->db = port_le64(db->number);
+    for (u32 i = 0; (k = tab_next(&db->keys, &i)) != NULL;) expires += ks_expiry(k) != RDBKIT_NO_EXPIRY;
+    int st = v->db ? v->db(v->user, o->db) : 0;
+    if (!st && v->resize) st = v->resize(v->user, db->keys.live, expires);
+    for (u32 i = 0; !st && (k = tab_next(&db->keys, &i)) != NULL;)
+        st = k->frozen ? ks_emit_frozen(o, k) : ks_emit_live(o, k);
+    return st;
+}
+
+static int ks_db_cmp(const void *a, const void *b) {
+    const u64 x = port_le64((*(ks_db *const *)a)->number), y = port_le64((*(ks_db *const *)b)->number);
+    return x < y ? -1 : x > y;
+}
+
+static int ks_emit_dbs(ks_out *o) {
+    rdbkit_keyspace *ks = o->ks;
+    mem_buf list = {NULL, 0, 0};
+    ks_db *db;
+    int st = 0;
+    for (u32 i = 0; !st && (db = tab_next(&ks->dbs, &i)) != NULL;)
+        if (db->keys.live) st = mem_buf_add(ks->env.mem, &list, &db, sizeof db);
+    if (st) st = ks_nomem(ks);
+    const size_t n = list.len / sizeof db;
+    if (!st && n) qsort(list.data, n, sizeof db, ks_db_cmp);
+    for (size_t i = 0; !st && i < n; i++) {
+        memcpy(&db, list.data + i * sizeof db, sizeof db);
+        st = ks_emit_db(o, db);
+    }
+    mem_buf_free(ks->env.mem, &list);
+    return st;
+}
+
+static int ks_emit_extra(const ks_extra *x, const rdbkit_visitor *v) {
+    const rdbkit_str name = {(const char *)x->data, x->name_len}, data = {(const char *)x->data + x->name_len, x->len};
+    if (!x->aux.module[0]) return v->aux ? v->aux(v->user, name, data) : 0;
+    if (!v->module_aux) return 0;
+    int st = v->module_aux(v->user, &x->aux);
+    if (st == RDBKIT_TAKE_RAW && v->raw) st = v->raw(v->user, data.data, data.len);
+    if (st < 0) return st;
+    return v->module_aux_end ? v->module_aux_end(v->user) : 0;
+}
+
+/* What stands outside of keys, before them or after them. */
+static int ks_emit_extras(const rdbkit_keyspace *ks, const rdbkit_visitor *v, int after) {
+    int st = 0;
+    for (const ks_extra *x = ks->extras; !st && x; x = x->next)
+        if ((x->aux.module[0] && x->aux.when == 2) == after) st = ks_emit_extra(x, v);
+    return st;
+}
+
+static int ks_emit_functions(const rdbkit_keyspace *ks, const rdbkit_visitor *v) {
+    const ks_library *l;
+    int st = 0;
+    for (u32 i = 0; !st && v->function && (l = tab_next(&ks->libraries, &i)) != NULL;)
+        st = v->function(v->user, (rdbkit_str){(const char *)l->name + l->len, l->code_len}, FMT_OP_FUNCTION2);
+    return st;
+}
+
+static int ks_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, const rdbkit_visitor *v) {
+    ks_out o = {.ks = ks, .v = v, .opt = options};
+    ks_feeder_init(&o.frozen, ks->env.mem, options, v);
+    int st = ks->error.code;
+    if (!st && ks->have_header && v->header) st = v->header(v->user, &ks->header);
+    if (!st) st = ks_emit_extras(ks, v, 0);
+    if (!st) st = ks_emit_functions(ks, v);
+    if (!st) st = ks_emit_dbs(&o);
+    if (!st) st = ks_emit_extras(ks, v, 1);
+    if (!st && v->end) st = v->end(v->user, 0);
+    ks_feeder_free(&o.frozen);
+    return st < 0 ? st : RDBKIT_DONE;
+}
+
+/* ---- copies ---- */
+
+/* Put a copy of a key's value under a name of the current database, in the place of what is there. from: may be of
+ * another database, but not that key itself. */
+static int ks_copy(rdbkit_keyspace *ks, const ks_key *from, rdbkit_str name) {
+    const i64 expire_ms = ks_expiry(from);
+    ks_key *k;
+    int st;
+    if (from->frozen) {
+        const ks_frozen *f = from->v.p;
+        st = ks_put_frozen(ks, name, f->type, f->record + KS_RECORD_HEAD, (size_t)f->len - KS_RECORD_HEAD, &k);
+        return st ? st : ks_expire(ks, k, expire_ms);
+    }
+    if (from->shape == RDBKIT_STRING) {
+        st = ks_set_string(ks, name, ks_string(from), &k);
+        return st ? st : ks_expire(ks, k, expire_ms);
+    }
+    ks->made = ks_value_new(ks, (rdbkit_shape)from->shape);
+    if (!ks->made) return ks_nomem(ks);
+    st = ks_emit_value(ks, from, &ks->thaw_visitor);
+    if (st) {
+        ks_value_free(ks, (rdbkit_shape)from->shape, ks->made);
+        return st;
+    }
+    st = ks_store(ks, name, (rdbkit_shape)from->shape, ks->made);
+    return !st && (k = ks_find(ks, name)) != NULL ? ks_expire(ks, k, expire_ms) : st;
+}
+
+/* Move a key's item to a name of a database; what is there goes. The index i is that of the key in the current one. */
+static int ks_move(rdbkit_keyspace *ks, u32 i, u64 db, rdbkit_str name) {
+    tab *keys = &ks->at->keys;
+    ks_key *k = keys->item[i];
+    const u64 here = ks->db;
+    int st = 0;
+    if (!seq_same(ks_key_name(k), name)) { /* the name is part of the item */
+        const ks_times times = ks_times_of(k);
+        ks_key *to = ks_key_remake(ks, k, name, ks_key_text(k), &times);
+        if (!to) return ks_nomem(ks);
+        tab_remove(keys, ks->env.seed, i);
+        ks_key_discard(ks, k);
+        k = to;
+    } else {
+        tab_remove(keys, ks->env.seed, i);
+    }
+    ks_select(ks, db);
+    st = ks_put_item(ks, k);
+    ks_select(ks, here);
+    return st;
+}
+
+/* ---- a keyspace as a whole ---- */
+
+/* The release in a target's name: redis-6.2, valkey-9. */
+static int ks_release_of_target(const rdbkit_target *t) {
+    const char *dash = strchr(t->name, '-');
+    return dash ? ks_release_of((rdbkit_str){dash + 1, strlen(dash + 1)}) : 0;
+}
+
+static void ks_flush_db(rdbkit_keyspace *ks, ks_db *db) {
+    ks_keys_free(ks, &db->keys);
+}
+
+static void ks_flush(rdbkit_keyspace *ks) {
+    ks_db *db;
+    for (u32 i = 0; (db = tab_next(&ks->dbs, &i)) != NULL;) ks_flush_db(ks, db);
+}
+
+static void ks_free(rdbkit_keyspace *ks) {
+    if (!ks) return;
+    const rdbkit_allocator *mem = ks->env.mem;
+    ks_db *db;
+    ks_flush(ks);
+    for (u32 i = 0; (db = tab_next(&ks->dbs, &i)) != NULL;) mem->free(mem->ctx, db, sizeof *db);
+    tab_free(mem, &ks->dbs);
+    ks_drop_libraries(ks);
+    tab_free(mem, &ks->libraries);
+    while (ks->extras) {
+        ks_extra *x = ks->extras;
+        ks->extras = x->next;
+        mem->free(mem->ctx, x, offsetof(ks_extra, data) + x->name_len + x->len);
+    }
+    mem_buf *bufs[] = {&ks->in_name, &ks->in_raw, &ks->made_text, &ks->queue, &ks->tmp[0], &ks->tmp[1], &ks->tmp[2], &ks->tmp[3]};
+    for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) mem_buf_free(mem, bufs[i]);
+    rdbkit_reader_free(ks->thaw[0]);
+    rdbkit_reader_free(ks->thaw[1]);
+    ks_memory_end(&ks->memory);
+    const rdbkit_allocator inner = ks->memory.inner;
+    inner.free(inner.ctx, ks, sizeof *ks);
+}
+
+static rdbkit_keyspace *ks_new(const rdbkit_keyspace_options *options) {
+    const rdbkit_allocator mem = mem_or_std(options->allocator);
+    rdbkit_keyspace *ks = mem_new(&mem, sizeof *ks);
+    if (!ks) return NULL;
+    ks->opt = *options;
+    ks->memory.inner = mem;
+    ks->memory.limit = options->memory_limit;
+    ks->counted = (rdbkit_allocator){ks_memory_alloc, ks_memory_realloc, ks_memory_free, &ks->memory};
+    ks->env = (obj_env){&ks->counted, options->seed};
+    ks->dbs.name_off = offsetof(ks_db, number);
+    ks->libraries.name_off = offsetof(ks_library, name);
+    ks->extras_end = &ks->extras;
+    if (options->source) ks->release = ks_release_of_target(options->source);
+    ks->error.offset = ks->error.blob_offset = RDBKIT_NO_OFFSET;
+    ks_visitor_init(ks);
+    ks_made_init(ks);
+    return ks;
+}
+
+static void ks_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats) {
+    const ks_db *db;
+    const ks_key *k;
+    *stats = ks->stats;
+    stats->header = ks->header;
+    for (u32 i = 0; (db = tab_next(&ks->dbs, &i)) != NULL;) {
+        stats->databases += db->keys.live > 0;
+        stats->keys += db->keys.live;
+        for (u32 j = 0; (k = tab_next(&db->keys, &j)) != NULL;) stats->expires += ks_expiry(k) != RDBKIT_NO_EXPIRY;
+    }
+    stats->functions = ks->libraries.live;
+    stats->memory = ks->memory.used, stats->memory_peak = ks->memory.peak;
+}
+
+/* ==== [33] hll_ : HyperLogLog ====
+ *
+ * The bytes that PFADD and PFMERGE leave in a string, the same ones as servers:
+ *
+ *     "HYLL" encoding(1) 0 0 0 cardinality(8, little endian; top bit: stale) registers
+ *     dense (0):  16384 times 6 bits, lowest first
+ *     sparse (1): 00rrrrrr              r + 1 registers of 0
+ *                 01rrrrrr rrrrrrrr     r + 1 registers of 0
+ *                 1vvvvvrr              r + 1 registers of v + 1
+ *
+ * Users can write such strings too: nothing but the header can be relied upon, and of a dense one the length.
+ * What any server lets pass passes here. Tests: tests/test_keyspace.c, tests/aof_test.py */
+
+#define HLL_HEAD 16
+#define HLL_REGISTERS 16384
+#define HLL_DENSE_LEN (HLL_HEAD + HLL_REGISTERS * 6 / 8)
+#define HLL_SPARSE_LEN 3000                        /* hll-sparse-max-bytes, unless configured otherwise */
+#define HLL_SPARSE_VALUE 32                        /* the highest */
+#define HLL_RANKS 64                               /* values of a register */
+#define HLL_LEN_MAX (HLL_HEAD + 2 * HLL_REGISTERS) /* no sensible sparse one is longer */
+#define HLL_ROOM (HLL_LEN_MAX + 8)
+
+/* One that is worked upon: a dense one where it stands, a sparse one in HLL_ROOM bytes. */
+typedef struct hll {
+    u8 *data;
+    size_t len;
+} hll;
+
+/* A run of registers. */
+typedef struct hll_op {
+    int value, run;
+    u32 size; /* bytes */
+} hll_op;
+
+/* ---- elements ---- */
+
+static u64 hll_mix(u64 h) { return h ^ h >> 47; }
+
+/* MurmurHash64A. */
+static u64 hll_hash(rdbkit_str s) {
+    const u64 m = 0xc6a4a7935bd1e995ULL;
+    const u8 *p = (const u8 *)s.data, *end = s.len >= 8 ? p + (s.len & ~(size_t)7) : p;
+    u64 h = 0xadc83b19 ^ (u64)s.len * m;
+    for (; p < end; p += 8) h = (h ^ hll_mix(port_le64(p) * m) * m) * m;
+    const size_t rest = s.len & 7;
+    for (size_t i = rest; i-- > 0;) h ^= (u64)p[i] << (8 * i);
+    if (rest) h *= m;
+    return hll_mix(hll_mix(h) * m);
+}
+
+/* The register of an element, and the value it should have at least. */
+static u32 hll_register(rdbkit_str element, int *value) {
+    u64 h = hll_hash(element);
+    const u32 index = (u32)(h & (HLL_REGISTERS - 1));
+    int n = 1;
+    for (h = h >> 14 | (u64)1 << 50; !(h & 1); h >>= 1) n++;
+    *value = n;
+    return index;
+}
+
+/* ---- both forms ---- */
+
+static int hll_is_dense(const u8 *data) { return data[4] == 0; }
+
+/* Whether a string may be taken for one. */
+static int hll_is(rdbkit_str s) {
+    if (s.len < HLL_HEAD || memcmp(s.data, "HYLL", 4) != 0 || (u8)s.data[4] > 1) return 0;
+    return s.data[4] ? s.len <= HLL_LEN_MAX : s.len == HLL_DENSE_LEN;
+}
+
+/* An empty one in HLL_ROOM bytes. */
+static void hll_init(hll *h) {
+    static const u8 empty[HLL_HEAD + 2] = {'H', 'Y', 'L', 'L', 1, [HLL_HEAD] = 0x7f, 0xff};
+    memcpy(h->data, empty, sizeof empty);
+    h->len = sizeof empty;
+}
+
+static void hll_set_stale(hll *h) { h->data[15] |= 0x80; }
+
+static int hll_dense_get(const u8 *registers, u32 i) {
+    const u8 *p = registers + i * 6 / 8;
+    const u32 shift = i * 6 % 8;
+    const u32 v = (u32)p[0] >> shift | (shift > 2 ? (u32)p[1] << (8 - shift) : 0);
+    return (int)(v & 63);
+}
+
+static void hll_dense_put(u8 *registers, u32 i, int value) {
+    u8 *p = registers + i * 6 / 8;
+    const u32 shift = i * 6 % 8, v = (u32)value;
+    p[0] = (u8)((p[0] & ~(63u << shift)) | v << shift);
+    if (shift > 2) p[1] = (u8)((p[1] & ~(63u >> (8 - shift))) | v >> (8 - shift));
+}
+
+/* The run at p, which is before end. A second byte that is missing counts as 0: servers read the one behind
+ * strings. */
+static hll_op hll_op_at(const u8 *p, const u8 *end) {
+    if (*p & 0x80) return (hll_op){(*p >> 2 & 31) + 1, (*p & 3) + 1, 1};
+    if (!(*p & 0x40)) return (hll_op){0, (*p & 63) + 1, 1};
+    return (hll_op){0, ((*p & 63) << 8 | (end - p > 1 ? p[1] : 0)) + 1, 2};
+}
+
+static u8 *hll_put_value(u8 *p, int value, int run) {
+    *p = (u8)(0x80 | (value - 1) << 2 | (run - 1));
+    return p + 1;
+}
+
+static u8 *hll_put_zeros(u8 *p, int run) {
+    if (run > 64) *p++ = (u8)(0x40 | (run - 1) >> 8);
+    *p++ = (u8)(run - 1);
+    return p;
+}
+
+/* Raise registers (a byte each) to those of a string. 0, or -1 if it is damaged. */
+static int hll_max(u8 *registers, const u8 *data, size_t len) {
+    if (hll_is_dense(data)) {
+        for (u32 i = 0; i < HLL_REGISTERS; i++) {
+            const int v = hll_dense_get(data + HLL_HEAD, i);
+            if (v > registers[i]) registers[i] = (u8)v;
+        }
+        return 0;
+    }
+    int i = 0;
+    const u8 *end = data + len;
+    for (const u8 *p = data + HLL_HEAD; p < end;) {
+        const hll_op op = hll_op_at(p, end);
+        if (op.value && i + op.run > HLL_REGISTERS) break;
+        for (int k = 0; op.value && k < op.run; k++)
+            if (op.value > registers[i + k]) registers[i + k] = (u8)op.value;
+        i += op.run;
+        p += PORT_LIKELY((size_t)(end - p) >= op.size) ? op.size : 1;
+    }
+    return i == HLL_REGISTERS ? 0 : -1;
+}
+
+/* ---- registers of a sparse one ---- */
+
+/* 0, or -1 if it is damaged. */
+static int hll_to_dense(hll *h) {
+    u8 registers[HLL_REGISTERS] = {0};
+    if (hll_is_dense(h->data)) return 0;
+    if (hll_max(registers, h->data, h->len)) return -1;
+    h->data[4] = 0;
+    memset(h->data + HLL_HEAD, 0, HLL_DENSE_LEN - HLL_HEAD);
+    for (u32 i = 0; i < HLL_REGISTERS; i++)
+        if (registers[i]) hll_dense_put(h->data + HLL_HEAD, i, registers[i]);
+    h->len = HLL_DENSE_LEN;
+    return 0;
+}
+
+/* After a change: join runs of one value that now stand together. Servers look at five runs only, so that
+ * more than the shortest form stays, and we have to agree with them. */
+static void hll_join(hll *h, u8 *p) {
+    for (int steps = 5; steps > 0 && p < h->data + h->len; steps--) {
+        const u8 *end = h->data + h->len;
+        const hll_op a = hll_op_at(p, end);
+        if (!a.value) {
+            if ((size_t)(end - p) <= a.size) return;
+            p += a.size;
+            continue;
+        }
+        const int is_value = p + 1 < end && (p[1] & 0x80);
+        const hll_op b = is_value ? hll_op_at(p + 1, end) : (hll_op){0, 0, 0};
+        if (a.value == b.value && a.run + b.run <= 4) {
+            (void)hll_put_value(p + 1, a.value, a.run + b.run);
+            memmove(p, p + 1, (size_t)(end - p - 1));
+            h->len--;
+        } else {
+            p++;
+        }
+    }
+}
+
+static int hll_dense_raise(hll *h, u32 index, int value) {
+    if (hll_dense_get(h->data + HLL_HEAD, index) >= value) return 0;
+    hll_dense_put(h->data + HLL_HEAD, index, value);
+    return 1;
+}
+
+/* What a run becomes when one of its registers, so many behind its first, has a new value. Returns the
+ * bytes, up to 5. */
+static size_t hll_split(u8 *out, hll_op op, int before, int value) {
+    const int after = op.run - 1 - before;
+    u8 *n = out;
+    if (before) n = op.value ? hll_put_value(n, op.value, before) : hll_put_zeros(n, before);
+    n = hll_put_value(n, value, 1);
+    if (after) n = op.value ? hll_put_value(n, op.value, after) : hll_put_zeros(n, after);
+    return (size_t)(n - out);
+}
+
+static int hll_sparse_raise(hll *h, u32 index, int value) {
+    if (value > HLL_SPARSE_VALUE) return hll_to_dense(h) ? -1 : hll_dense_raise(h, index, value);
+    u8 *p = h->data + HLL_HEAD, *prev = p;
+    const u8 *end = h->data + h->len;
+    u32 first = 0;
+    hll_op op = {0, 0, 0};
+    for (; p < end; prev = p, p += op.size, first += (u32)op.run) {
+        op = hll_op_at(p, end);
+        if (index < first + (u32)op.run) break;
+        if ((size_t)(end - p) <= op.size) return -1;
+    }
+    if ((size_t)(end - p) < op.size || p == end) return -1;
+    if (op.value >= value) return 0;
+    u8 more[5];
+    const size_t n = hll_split(more, op, (int)(index - first), value);
+    if (n > op.size && h->len + n - op.size > HLL_SPARSE_LEN)
+        return hll_to_dense(h) ? -1 : hll_dense_raise(h, index, value);
+    memmove(p + n, p + op.size, (size_t)(end - p) - op.size);
+    memcpy(p, more, n);
+    h->len = h->len + n - op.size;
+    hll_join(h, prev);
+    return 1;
+}
+
+/* Raise a register to a value: 1, or 0 if it is as high, or -1 if the string is damaged. */
+static int hll_raise(hll *h, u32 index, int value) {
+    return hll_is_dense(h->data) ? hll_dense_raise(h, index, value) : hll_sparse_raise(h, index, value);
+}
+
+/* ---- the estimate ---- */
+
+/* How many registers have each value. 0, or -1 if the string is damaged. */
+static int hll_histogram(rdbkit_str s, u32 *n) {
+    const u8 *data = (const u8 *)s.data, *end = data + s.len;
+    if (hll_is_dense(data)) {
+        for (u32 i = 0; i < HLL_REGISTERS; i++) n[hll_dense_get(data + HLL_HEAD, i)]++;
+        return 0;
+    }
+    u32 seen = 0;
+    for (const u8 *p = data + HLL_HEAD; p < end;) {
+        const hll_op op = hll_op_at(p, end);
+        n[op.value] += (u32)op.run;
+        seen += (u32)op.run;
+        p += PORT_LIKELY((size_t)(end - p) >= op.size) ? op.size : 1;
+    }
+    return seen == HLL_REGISTERS ? 0 : -1;
+}
+
+/* The two series of Ertl, "New cardinality estimation algorithms for HyperLogLog sketches". They go on
+ * until a double holds no more. */
+static double hll_sigma(double x) {
+    if (x == 1.0) return INFINITY;
+    double y = 1.0, z = x, last;
+    do {
+        x *= x;
+        last = z;
+        z += x * y;
+        y += y;
+    } while (z != last);
+    return z;
+}
+
+static double hll_tau(double x) {
+    if (x == 0.0 || x == 1.0) return 0.0;
+    double y = 1.0, z = 1.0 - x, last;
+    do {
+        x = sqrt(x);
+        last = z;
+        y *= 0.5;
+        z -= (1.0 - x) * (1.0 - x) * y;
+    } while (z != last);
+    return z / 3.0;
+}
+
+/* How many different elements were added, more or less. 0, or -1 if the string is damaged. */
+static int hll_estimate(rdbkit_str s, u64 *estimate) {
+    const double m = HLL_REGISTERS;
+    u32 n[HLL_RANKS] = {0};
+    if (hll_histogram(s, n)) return -1;
+    double z = m * hll_tau((m - n[51]) / m);
+    for (int i = 50; i >= 1; i--) {
+        z += n[i];
+        z *= 0.5;
+    }
+    z += m * hll_sigma(n[0] / m);
+    const double e = 0.721347520444481703680 * m * m / z;
+    *estimate = e < 9e18 ? (u64)(double)llround(e) : (u64)1 << 63; /* z is 0 if no register is below 52 */
+    return 0;
+}
+
+/* ==== [34] geo_ : places as scores ====
+ *
+ * A place is a score of 52 bits: latitude in the even ones, longitude in the odd ones, 26 each. Arithmetic in
+ * the order of servers, so that scores and distances are the same doubles. Searches look at nine cells of a grid
+ * as servers do, and miss what they miss near the poles. Tests: tests/test_keyspace.c, tests/aof_test.py */
+
+#define GEO_LON_MAX 180.0
+#define GEO_LAT_MAX 85.05112878
+#define GEO_DEGREE (3.14159265358979323846 / 180.0)
+#define GEO_RADIUS 6372797.560856
+#define GEO_HALF_WAY 20037726.37 /* metres: wider than this, one cell is a quarter of the earth */
+#define GEO_STEPS 26
+
+typedef struct geo_place {
+    double lon, lat;
+} geo_place;
+
+typedef struct geo_area {
+    geo_place min, max;
+} geo_area;
+
+typedef enum geo_kind { GEO_CIRCLE, GEO_BOX, GEO_POLYGON } geo_kind;
+
+/* What a search looks for; sizes in units of so many metres. */
+typedef struct geo_shape {
+    geo_kind kind;
+    geo_place centre;
+    double unit;
+    double width, height; /* of a box; width: radius of a circle */
+    const geo_place *corners;
+    size_t corners_n;
+} geo_shape;
+
+/* Scores from min up to, without, max. */
+typedef struct geo_cell {
+    u64 min, max;
+} geo_cell;
+
+#define GEO_CELLS 9
+
+/* ---- scores ---- */
+
+/* The bits of a number at the even places. */
+static u64 geo_spread(u32 v) {
+    u64 x = v;
+    x = (x | x << 16) & 0x0000ffff0000ffffULL;
+    x = (x | x << 8) & 0x00ff00ff00ff00ffULL;
+    x = (x | x << 4) & 0x0f0f0f0f0f0f0f0fULL;
+    x = (x | x << 2) & 0x3333333333333333ULL;
+    return (x | x << 1) & 0x5555555555555555ULL;
+}
+
+static u32 geo_gather(u64 x) {
+    x &= 0x5555555555555555ULL;
+    x = (x | x >> 1) & 0x3333333333333333ULL;
+    x = (x | x >> 2) & 0x0f0f0f0f0f0f0f0fULL;
+    x = (x | x >> 4) & 0x00ff00ff00ff00ffULL;
+    x = (x | x >> 8) & 0x0000ffff0000ffffULL;
+    return (u32)(x | x >> 16);
+}
+
+/* The cell of a place that is in range, with so many bits of each; the upper edges have one bit more. */
+static u64 geo_encode(geo_place at, int steps) {
+    const double scale = (double)((u64)1 << steps);
+    const double lat = (at.lat + GEO_LAT_MAX) / (GEO_LAT_MAX + GEO_LAT_MAX) * scale;
+    const double lon = (at.lon + GEO_LON_MAX) / (GEO_LON_MAX + GEO_LON_MAX) * scale;
+    return geo_spread((u32)lat) | geo_spread((u32)lon) << 1;
+}
+
+static geo_area geo_decode(u64 bits, int steps) {
+    const double scale = (double)((u64)1 << steps);
+    const u32 lat = geo_gather(bits), lon = geo_gather(bits >> 1);
+    const double lat_range = GEO_LAT_MAX + GEO_LAT_MAX, lon_range = GEO_LON_MAX + GEO_LON_MAX;
+    geo_area a;
+    a.min.lat = -GEO_LAT_MAX + lat / scale * lat_range;
+    a.max.lat = -GEO_LAT_MAX + (lat + 1) / scale * lat_range;
+    a.min.lon = -GEO_LON_MAX + lon / scale * lon_range;
+    a.max.lon = -GEO_LON_MAX + (lon + 1) / scale * lon_range;
+    return a;
+}
+
+static double geo_clamp(double v, double max) { return v > max ? max : v < -max ? -max : v; }
+
+/* A score that was no place becomes one, too: as integers wrap on the machines of most servers. */
+static u64 geo_bits(double score) {
+    const double two63 = 9223372036854775808.0;
+    if (score >= 0) return score < 2 * two63 ? (u64)score : 0;
+    return score >= -two63 ? (u64)(i64)score : (u64)1 << 63;
+}
+
+static geo_place geo_place_of(double score) {
+    const geo_area a = geo_decode(geo_bits(score), GEO_STEPS);
+    return (geo_place){geo_clamp((a.min.lon + a.max.lon) / 2, GEO_LON_MAX),
+                       geo_clamp((a.min.lat + a.max.lat) / 2, GEO_LAT_MAX)};
+}
+
+static int geo_in_range(geo_place at) {
+    return at.lon >= -GEO_LON_MAX && at.lon <= GEO_LON_MAX && at.lat >= -GEO_LAT_MAX && at.lat <= GEO_LAT_MAX;
+}
+
+/* ---- distances ---- */
+
+static double geo_lat_distance(double a, double b) {
+    return GEO_RADIUS * fabs(b * GEO_DEGREE - a * GEO_DEGREE);
+}
+
+/* Metres, by the haversine formula. Redis up to 6.2 had no short cut for one longitude: the last bits may
+ * differ. */
+static double geo_distance(geo_place a, geo_place b) {
+    const double v = sin((b.lon * GEO_DEGREE - a.lon * GEO_DEGREE) / 2);
+    if (v == 0.0) return geo_lat_distance(a.lat, b.lat);
+    const double lat_a = a.lat * GEO_DEGREE, lat_b = b.lat * GEO_DEGREE, u = sin((lat_b - lat_a) / 2);
+    return 2.0 * GEO_RADIUS * asin(sqrt(u * u + cos(lat_a) * cos(lat_b) * v * v));
+}
+
+static int geo_in_polygon(const geo_shape *s, geo_place at) {
+    int inside = 0;
+    for (size_t i = 0; i < s->corners_n; i++) {
+        const geo_place a = s->corners[i], b = s->corners[i ? i - 1 : s->corners_n - 1];
+        if ((a.lat > at.lat) == (b.lat > at.lat)) continue;
+        inside ^= at.lon < (b.lon - a.lon) * (at.lat - a.lat) / (b.lat - a.lat) + a.lon;
+    }
+    return inside;
+}
+
+/* Whether a place lies in a shape; its distance from the centre in metres. */
+static int geo_within(const geo_shape *s, geo_place at, double *distance) {
+    if (s->kind == GEO_CIRCLE) {
+        *distance = geo_distance(s->centre, at);
+        return !(*distance > s->width * s->unit);
+    }
+    if (s->kind == GEO_BOX) {
+        const geo_place beside = {s->centre.lon, at.lat};
+        if (geo_lat_distance(at.lat, s->centre.lat) > s->height * s->unit / 2) return 0;
+        if (geo_distance(at, beside) > s->width * s->unit / 2) return 0;
+    } else if (!geo_in_polygon(s, at)) {
+        return 0;
+    }
+    *distance = geo_distance(s->centre, at);
+    return 1;
+}
+
+/* ---- where to look ---- */
+
+/* The centre of the corners as vectors. */
+static void geo_set_centroid(geo_shape *s) {
+    double x = 0, y = 0, z = 0;
+    for (size_t i = 0; i < s->corners_n; i++) {
+        const double lon = s->corners[i].lon * GEO_DEGREE, lat = s->corners[i].lat * GEO_DEGREE;
+        x += cos(lat) * cos(lon);
+        y += cos(lat) * sin(lon);
+        z += sin(lat);
+    }
+    s->centre.lon = atan2(y, x) / GEO_DEGREE;
+    s->centre.lat = atan2(z, sqrt(x * x + y * y)) / GEO_DEGREE;
+}
+
+static geo_area geo_polygon_bounds(const geo_shape *s) {
+    geo_area b = {{GEO_LON_MAX, GEO_LAT_MAX}, {-GEO_LON_MAX, -GEO_LAT_MAX}};
+    for (size_t i = 0; i < s->corners_n; i++) {
+        const geo_place c = s->corners[i];
+        if (c.lon < b.min.lon) b.min.lon = c.lon;
+        if (c.lon > b.max.lon) b.max.lon = c.lon;
+        if (c.lat < b.min.lat) b.min.lat = c.lat;
+        if (c.lat > b.max.lat) b.max.lat = c.lat;
+    }
+    return b;
+}
+
+/* What servers take for the bounds: upside down where a circle holds a pole. */
+static geo_area geo_bounds(const geo_shape *s) {
+    if (s->kind == GEO_POLYGON) return geo_polygon_bounds(s);
+    const double height = s->kind == GEO_CIRCLE ? s->unit * s->width : s->unit * (s->height / 2);
+    const double width = s->kind == GEO_CIRCLE ? s->unit * s->width : s->unit * (s->width / 2);
+    const double lat_delta = height / GEO_RADIUS / GEO_DEGREE;
+    const double lat = s->centre.lat < 0 ? s->centre.lat - lat_delta : s->centre.lat + lat_delta;
+    const double lon_delta = width / GEO_RADIUS / cos(lat * GEO_DEGREE) / GEO_DEGREE;
+    return (geo_area){{s->centre.lon - lon_delta, s->centre.lat - lat_delta},
+                      {s->centre.lon + lon_delta, s->centre.lat + lat_delta}};
+}
+
+static double geo_reach(const geo_shape *s, const geo_area *b) {
+    if (s->kind == GEO_CIRCLE) return s->width * s->unit;
+    if (s->kind == GEO_BOX)
+        return sqrt((s->width / 2) * (s->width / 2) + (s->height / 2) * (s->height / 2)) * s->unit;
+    const geo_place corner[4] = {{b->min.lon, b->max.lat}, b->max, b->min, {b->max.lon, b->min.lat}};
+    double reach = 0;
+    for (int i = 0; i < 4; i++) {
+        const double d = geo_distance(s->centre, corner[i]);
+        if (d > reach) reach = d;
+    }
+    return reach;
+}
+
+/* Bits of a grid whose cells are about as large as what is searched. */
+static int geo_steps(double reach, double lat) {
+    int steps = -1;
+    if (reach == 0) return GEO_STEPS;
+    for (; reach < GEO_HALF_WAY; reach *= 2) steps++;
+    if (lat > 66 || lat < -66) steps--;
+    if (lat > 80 || lat < -80) steps--;
+    return steps < 1 ? 1 : steps > GEO_STEPS ? GEO_STEPS : steps;
+}
+
+/* The cell beside another one, -1 to 1 in each direction; around the edges of the map. */
+static u64 geo_beside(u64 bits, int steps, int lon, int lat) {
+    const u64 even = 0x5555555555555555ULL >> (64 - 2 * steps),
+              odd = 0xaaaaaaaaaaaaaaaaULL >> (64 - 2 * steps);
+    u64 x = bits & 0xaaaaaaaaaaaaaaaaULL, y = bits & 0x5555555555555555ULL;
+    if (lon > 0) x = (x + even + 1) & odd;
+    if (lon < 0) x = ((x | even) - even - 1) & odd;
+    if (lat > 0) y = (y + odd + 1) & even;
+    if (lat < 0) y = ((y | odd) - odd - 1) & even;
+    return x | y;
+}
+
+static const signed char geo_around[GEO_CELLS][2] = {{0, 0}, {0, 1},  {0, -1}, {1, 0},  {-1, 0},
+                                                     {1, 1}, {-1, 1}, {1, -1}, {-1, -1}};
+
+/* Whether the cells around one leave out a part of the bounds. */
+static int geo_too_small(u64 bits, int steps, const geo_area *b) {
+    return geo_decode(geo_beside(bits, steps, 0, 1), steps).max.lat < b->max.lat ||
+           geo_decode(geo_beside(bits, steps, 0, -1), steps).min.lat > b->min.lat ||
+           geo_decode(geo_beside(bits, steps, 1, 0), steps).max.lon < b->max.lon ||
+           geo_decode(geo_beside(bits, steps, -1, 0), steps).min.lon > b->min.lon;
+}
+
+/* Whether a cell beside the middle one, which reaches so far, is not needed. */
+static int geo_useless(const geo_area *mid, const geo_area *b, const signed char *side) {
+    return (side[1] < 0 && mid->min.lat < b->min.lat) || (side[1] > 0 && mid->max.lat > b->max.lat) ||
+           (side[0] < 0 && mid->min.lon < b->min.lon) || (side[0] > 0 && mid->max.lon > b->max.lon);
+}
+
+/* The cells that a search looks at, in order; the centre of a polygon is set. Returns how many. */
+static int geo_cells(geo_shape *s, geo_cell *cell) {
+    if (s->kind == GEO_POLYGON) geo_set_centroid(s);
+    if (!geo_in_range(s->centre)) { /* of a polygon around a pole: no server says what then */
+        cell[0] = (geo_cell){0, (u64)1 << 54};
+        return 1;
+    }
+    const geo_area b = geo_bounds(s);
+    int steps = geo_steps(geo_reach(s, &b), s->centre.lat), n = 0;
+    u64 bits = geo_encode(s->centre, steps);
+    if (steps > 1 && geo_too_small(bits, steps, &b)) bits = geo_encode(s->centre, --steps);
+    const geo_area mid = geo_decode(bits, steps);
+    const int shift = 52 - 2 * steps;
+    for (int i = 0; i < GEO_CELLS; i++) {
+        if (steps >= 2 && geo_useless(&mid, &b, geo_around[i])) continue;
+        const u64 c = geo_beside(bits, steps, geo_around[i][0], geo_around[i][1]);
+        if (n > 1 && cell[n - 1].min == c << shift) continue; /* at one step the map has four cells only */
+        cell[n++] = (geo_cell){c << shift, (c + 1) << shift};
+    }
+    return n;
+}
+
+/* ==== [35] cmd_ : commands ====
+ *
+ * What each write command does to a keyspace, as servers do it while they load an append-only file. A function has
+ * the arguments of one command (a[0] is its name, n at least what its row says), checks all before it changes
+ * anything, and returns 0, KS_REFUSED where a server answers with an error, or a negative status. docs/aof.md.
+ *
+ * Tests: tests/test_keyspace.c, tests/aof_test.py (the servers as judges), fuzz/fuzz_replay.c */
+
+/* ---- arguments ---- */
+
+/* Compare with a word in lower case, whatever the case of s. */
+static int cmd_is(rdbkit_str s, const char *word) {
+    size_t i = 0;
+    for (; i < s.len && word[i]; i++) {
+        const char c = s.data[i];
+        if ((c >= 'A' && c <= 'Z' ? c + 32 : c) != word[i]) return 0;
+    }
+    return i == s.len && !word[i];
+}
+
+/* An integer as servers take them: no sign but -, no leading zeros, no blanks, int64. */
+static int cmd_int(rdbkit_keyspace *ks, rdbkit_str s, i64 *v) {
+    return num_parse_i64(s.data, s.len, v) == 0 ? 0 : ks_refuse(ks, "not an integer or out of range");
+}
+
+/* A score as strtod takes it, hexadecimal too; not NaN, no blanks, no overflow, no underflow to 0. */
+
+#define CMD_QUEUE_KEEP (1 << 20) /* bytes of a transaction's queue that stay allocated */
+
+#define CMD_FLOAT_MAX 5200 /* the longest long double without exponent, and 17 digits behind the point */
+
+/* A long double as servers read it. 0, or -1. */
+static int cmd_long_double(rdbkit_str s, long double *v) {
+    char text[CMD_FLOAT_MAX], *end;
+    if (s.len == 0 || s.len >= sizeof text || (u8)s.data[0] <= ' ') return -1;
+    memcpy(text, s.data, s.len);
+    text[s.len] = 0;
+    *v = strtold(text, &end);
+    return end == text + s.len && !isnan(*v) ? 0 : -1;
+}
+
+/* The sum of two numbers as INCRBYFLOAT and HINCRBYFLOAT write it. text: CMD_FLOAT_MAX bytes, not terminated. */
+static int cmd_add_float(rdbkit_keyspace *ks, rdbkit_str old, rdbkit_str by, char *text, size_t *len) {
+    long double a, b;
+    if (cmd_long_double(old, &a) || cmd_long_double(by, &b)) return ks_refuse(ks, "value is not a valid float");
+    a += b;
+    if (isnan(a) || isinf(a)) return ks_refuse(ks, "increment would produce NaN or Infinity");
+    *len = (size_t)snprintf(text, CMD_FLOAT_MAX, "%.17Lf", a);
+    while (text[*len - 1] == '0') --*len;
+    if (text[*len - 1] < '0') --*len; /* the point */
+    if (*len == 2 && text[0] == '-' && text[1] == '0') text[0] = '0', *len = 1;
+    return 0;
+}
+
+/* ---- times ---- */
+
+/* What a relative time counts from. */
+static i64 cmd_now(rdbkit_keyspace *ks) {
+    const i64 s = ks->command ? ks->command->timestamp_s : RDBKIT_NO_TIMESTAMP;
+    return s == RDBKIT_NO_TIMESTAMP || s < 0 || s > INT64_MAX / 1000 ? ks->opt.now_ms : s * 1000;
+}
+
+/* Seconds or milliseconds, from now or from 1970, as unix time in milliseconds. */
+static int cmd_time(rdbkit_keyspace *ks, i64 v, int seconds, int relative, i64 *ms) {
+    if (seconds && (v > INT64_MAX / 1000 || v < INT64_MIN / 1000)) return ks_refuse(ks, "invalid expire time");
+    *ms = seconds ? v * 1000 : v;
+    if (!relative) return 0;
+    const i64 now = cmd_now(ks);
+    if (*ms > 0 ? now > INT64_MAX - *ms : now < INT64_MIN - *ms) return ks_refuse(ks, "invalid expire time");
+    *ms += now;
+    return ks_event(ks, RDBKIT_REPLAY_RELATIVE, "a time that counts from when the file is loaded");
+}
+
+/* Whether a word is EX, PX, EXAT or PXAT, and then which. */
+static int cmd_is_time(rdbkit_str word, int *seconds, int *relative) {
+    *seconds = cmd_is(word, "ex") || cmd_is(word, "exat");
+    *relative = cmd_is(word, "ex") || cmd_is(word, "px");
+    return *seconds || *relative || cmd_is(word, "pxat");
+}
+
+/* The value of such an option, which has to be positive. */
+static int cmd_time_option(rdbkit_keyspace *ks, rdbkit_str value, int seconds, int relative, i64 *ms) {
+    i64 v;
+    int st = cmd_int(ks, value, &v);
+    if (!st && v <= 0) st = ks_refuse(ks, "invalid expire time");
+    return st ? st : cmd_time(ks, v, seconds, relative, ms);
+}
+
+enum { CMD_IF_NX = 1, CMD_IF_XX = 2, CMD_IF_GT = 4, CMD_IF_LT = 8 };
+
+/* The condition that a word is, or 0. */
+static unsigned cmd_condition(rdbkit_str word) {
+    return cmd_is(word, "nx")   ? CMD_IF_NX
+           : cmd_is(word, "xx") ? CMD_IF_XX
+           : cmd_is(word, "gt") ? CMD_IF_GT
+           : cmd_is(word, "lt") ? CMD_IF_LT
+                                : 0;
+}
+
+/* Whether an expiry may take the place of the old one. None counts as one that never comes. */
+static int cmd_condition_holds(unsigned c, i64 old, i64 ms) {
+    const int has = old != RDBKIT_NO_EXPIRY;
+    if ((c & CMD_IF_NX) && has) return 0;
+    if ((c & CMD_IF_XX) && !has) return 0;
+    if ((c & CMD_IF_GT) && (!has || ms <= old)) return 0;
+    if ((c & CMD_IF_LT) && has && ms >= old) return 0;
+    return 1;
+}
+
+/* Whether conditions may stand together. */
+static int cmd_conditions_fit(unsigned c) {
+    return !((c & CMD_IF_NX) && c != CMD_IF_NX) && !((c & CMD_IF_GT) && (c & CMD_IF_LT));
+}
+
+/* ---- scores ---- */
+
+PORT_INLINE int cmd_hex_digit(u8 c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    c |= 32;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* mantissa * 2^exp2 as the bits of the nearest double, ties to even; sticky: a little more than that. The
+ * mantissa is not 0. */
+static u64 cmd_round_double(u64 mantissa, int exp2, int sticky) {
+    const int zeros = port_clz64(mantissa), e = exp2 - zeros + 63; /* the value lies in [2^e, 2^(e+1)) */
+    const int drop = e >= -1022 ? 11 : -1011 - e;
+    mantissa <<= zeros;
+    if (e > 1023) return (u64)0x7ff << 52;
+    if (drop > 64) return 0;
+    const u64 half = (u64)1 << (drop - 1), rest = drop == 64 ? mantissa : mantissa & (half - 1 + half);
+    u64 kept = drop == 64 ? 0 : mantissa >> drop;
+    kept += rest > half || (rest == half && (sticky || (kept & 1)));
+    return e >= -1022 ? ((u64)(e + 1022) << 52) + kept
+                      : kept; /* the top bit of kept counts in the exponent */
+}
+
+/* What stands behind 0x, without a sign. Like strtod() and errno in one: 0, or -1 also for a number too
+ * large or small. */
+static int cmd_parse_hex_double(const u8 *p, const u8 *end, double *v) {
+    u64 m = 0;
+    int sticky = 0, seen = 0, point = 0, exp2 = 0, e = 0, digit;
+    if (end - p > NUM_TEXT_MAX) return -1;
+    for (; p < end; p++) {
+        if (*p == '.' && !point++) continue;
+        if ((digit = cmd_hex_digit(*p)) < 0) break;
+        seen = 1;
+        if (m >> 60) sticky |= digit, exp2 += point ? 0 : 4;
+        else m = m << 4 | (u64)digit, exp2 -= point ? 4 : 0;
+    }
+    if (!seen) return -1;
+    if (p < end && (*p | 32) == 'p') {
+        const int neg = ++p < end && *p == '-';
+        if (p < end && (*p == '-' || *p == '+')) p++;
+        if (p == end) return -1;
+        for (; p < end && *p >= '0' && *p <= '9'; p++)
+            if (e < 100000) e = e * 10 + (*p - '0');
+        exp2 += neg ? -e : e;
+    }
+    if (p != end) return -1;
+    const u64 bits = m ? cmd_round_double(m, exp2, sticky) : 0;
+    memcpy(v, &bits, 8);
+    return (m && bits == 0) || isinf(*v) ? -1 : 0;
+}
+
+/* Decimal digits that are not all 0, of a text without a sign that num_parse_double() took. */
+static int cmd_is_nonzero(const u8 *p, const u8 *end) {
+    for (; p < end && (*p | 32) != 'e'; p++)
+        if (*p >= '1' && *p <= '9') return 1;
+    return 0;
+}
+
+static int cmd_parse_double(const u8 *p, const u8 *end, double *v) {
+    const int sign = p < end && (*p == '-' || *p == '+'), neg = sign && *p == '-';
+    p += sign;
+    if (p == end || *p == '-' || *p == '+') return -1;
+    int st;
+    if (end - p >= 2 && p[0] == '0' && (p[1] | 32) == 'x') {
+        st = cmd_parse_hex_double(p + 2, end, v);
+    } else {
+        st = num_parse_double(p, (size_t)(end - p), v);
+        if (!st && (isnan(*v) || (isinf(*v) && (*p | 32) != 'i') || (*v == 0 && cmd_is_nonzero(p, end))))
+            st = -1;
+    }
+    if (neg && !st) *v = -*v;
+    return st;
+}
+
+/* A score as strtod takes it, hexadecimal too; not NaN, no blanks, no overflow, no underflow to 0. */
+static int cmd_double(rdbkit_keyspace *ks, rdbkit_str s, double *v) {
+    const u8 *p = (const u8 *)s.data;
+    return s.len && cmd_parse_double(p, p + s.len, v) == 0 ? 0 : ks_refuse(ks, "not a valid float");
+}
+
+/* ---- lists, sets, sorted sets, hashes: what they share ---- */
+
+
+/* An integer that is at least min. */
+static int cmd_int_from(rdbkit_keyspace *ks, rdbkit_str s, i64 min, i64 *v) {
+    int st = cmd_int(ks, s, v);
+    return !st && *v < min ? ks_refuse(ks, "value is out of range") : st;
+}
+
+/* Whether it is the blocking form of a command: in a file it does what it does if it need not wait. */
+static int cmd_blocks(rdbkit_str name) {
+    return (name.data[0] | 32) == 'b';
+}
+
+static int cmd_timeout(rdbkit_keyspace *ks, rdbkit_str s) {
+    double seconds;
+    int st = cmd_double(ks, s, &seconds);
+    return !st && !(seconds >= 0 && seconds < 9e15) ? ks_refuse(ks, "timeout is out of range") : st;
+}
+
+/* The end of a change: a collection without elements goes. */
+static int cmd_done(rdbkit_keyspace *ks, ks_key *k, int st) {
+    ks_drop_empty(ks, k);
+    return st;
+}
+
+/* The first of n keys that is there; *k is NULL if none is. */
+static int cmd_first(rdbkit_keyspace *ks, const rdbkit_str *name, size_t n, rdbkit_shape shape, ks_key **k) {
+    int st = 0;
+    *k = NULL;
+    for (size_t i = 0; i < n && !st && !*k; i++) st = ks_get(ks, name[i], shape, k);
+    return st;
+}
+
+/* What "first to last", with negative numbers counted from the end, means for n items: [*from, *to). */
+static void cmd_span(i64 first, i64 last, u64 n, u64 *from, u64 *to) {
+    if (first < 0) first += (i64)n;
+    if (last < 0) last += (i64)n;
+    if (first < 0) first = 0;
+    *from = *to = 0;
+    if (first > last || (u64)first >= n) return;
+    *from = (u64)first;
+    *to = (u64)last < n ? (u64)last + 1 : n;
+}
+
+/* The arguments behind the timeout of LMPOP, ZMPOP and their like: keys, which end, how many. */
+typedef struct cmd_mpop {
+    const rdbkit_str *key;
+    size_t keys_n;
+    int front; /* LEFT, MIN */
+    i64 count;
+} cmd_mpop;
+
+static int cmd_mpop_args(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, const char *const end[2],
+                         cmd_mpop *m) {
+    i64 keys_n;
+    int st = 0;
+    if (cmd_blocks(a[0])) {
+        st = cmd_timeout(ks, a[1]);
+        a++, n--;
+    }
+    if (!st) st = cmd_int_from(ks, a[1], 1, &keys_n);
+    if (st) return st;
+    if ((u64)keys_n > n - 2 || n - 2 - (size_t)keys_n == 0) return ks_refuse(ks, "syntax error");
+    const size_t at = 2 + (size_t)keys_n;
+    *m = (cmd_mpop){a + 2, (size_t)keys_n, cmd_is(a[at], end[0]), 1};
+    if (!m->front && !cmd_is(a[at], end[1])) return ks_refuse(ks, "syntax error");
+    if (n == at + 1) return 0;
+    if (n != at + 3 || !cmd_is(a[at + 1], "count")) return ks_refuse(ks, "syntax error");
+    return cmd_int_from(ks, a[at + 2], 1, &m->count);
+}
+
+/* ---- lists ---- */
+
+static int cmd_list_push(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int front, int make) {
+    ks_key *k;
+    int st = make ? ks_make(ks, a[1], RDBKIT_LIST, &k) : ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (st || !k) return st;
+    for (size_t i = 2; !st && i < n; i++) st = ks_status(ks, obj_list_push(&ks->env, k->v.p, front, a[i]));
+    return cmd_done(ks, k, st);
+}
+
+static int cmd_rpush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_push(ks, a, n, 0, 1);
+}
+
+static int cmd_lpush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_push(ks, a, n, 1, 1);
+}
+
+static int cmd_rpushx(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_push(ks, a, n, 0, 0);
+}
+
+static int cmd_lpushx(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_push(ks, a, n, 1, 0);
+}
+
+/* Take up to count items from an end. */
+static void cmd_list_cut(rdbkit_keyspace *ks, ks_key *k, int front, u64 count) {
+    obj_list *l = k->v.p;
+    const u64 keep = count < l->n ? l->n - count : 0;
+    obj_list_trim(&ks->env, l, front ? l->n - keep : 0, front ? l->n : keep);
+    ks_drop_empty(ks, k);
+}
+
+static int cmd_list_pop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int front) {
+    i64 count = 1;
+    ks_key *k;
+    if (n > 3) return ks_refuse(ks, "wrong number of arguments");
+    int st = n > 2 ? cmd_int_from(ks, a[2], 0, &count) : 0;
+    if (!st) st = ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (!st && k) cmd_list_cut(ks, k, front, (u64)count);
+    return st;
+}
+
+static int cmd_lpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_pop(ks, a, n, 1);
+}
+
+static int cmd_rpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_list_pop(ks, a, n, 0);
+}
+
+/* BLPOP and BRPOP. */
+static int cmd_blpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    int st = cmd_timeout(ks, a[n - 1]);
+    if (!st) st = cmd_first(ks, a + 1, n - 2, RDBKIT_LIST, &k);
+    if (!st && k) cmd_list_cut(ks, k, cmd_is(a[0], "blpop"), 1);
+    return st;
+}
+
+/* LMPOP and BLMPOP. */
+static int cmd_lmpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    static const char *const ends[2] = {"left", "right"};
+    cmd_mpop m;
+    ks_key *k;
+    int st = cmd_mpop_args(ks, a, n, ends, &m);
+    if (!st) st = cmd_first(ks, m.key, m.keys_n, RDBKIT_LIST, &k);
+    if (!st && k) cmd_list_cut(ks, k, m.front, (u64)m.count);
+    return st;
+}
+
+static int cmd_linsert(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int before = cmd_is(a[2], "before");
+    ks_key *k;
+    (void)n;
+    if (!before && !cmd_is(a[2], "after")) return ks_refuse(ks, "syntax error");
+    int st = ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (st || !k) return st;
+    for (obj_list_at at = obj_list_begin(k->v.p); at.node;) {
+        const obj_list_at here = at;
+        if (!seq_same(obj_list_next(&at), a[3])) continue;
+        return ks_status(ks, obj_list_insert(&ks->env, k->v.p, before ? here : at, a[4]));
+    }
+    return 0;
+}
+
+static int cmd_lset(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 i;
+    ks_key *k;
+    (void)n;
+    int st = ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (!st && !k) st = ks_refuse(ks, "no such key");
+    if (!st) st = cmd_int(ks, a[2], &i);
+    if (st) return st;
+    obj_list *l = k->v.p;
+    if (i < 0) i += (i64)l->n;
+    if (i < 0 || (u64)i >= l->n) return ks_refuse(ks, "index out of range");
+    obj_list_at at = obj_list_index(l, (u64)i);
+    const rdbkit_str old = obj_list_item(at);
+    if (old.len == a[3].len) {
+        port_copy(at.node->items.data + (old.data - (const char *)at.node->items.data), a[3].data, a[3].len);
+        return 0;
+    }
+    at = obj_list_remove(&ks->env, l, at);
+    return cmd_done(ks, k, ks_status(ks, obj_list_insert(&ks->env, l, at, a[3])));
+}
+
+static void cmd_lrem_front(const obj_env *e, obj_list *l, rdbkit_str item, u64 count) {
+    for (obj_list_at at = obj_list_begin(l); at.node && count;) {
+        const obj_list_at here = at;
+        if (!seq_same(obj_list_next(&at), item)) continue;
+        at = obj_list_remove(e, l, here);
+        count--;
+    }
+}
+
+static void cmd_lrem_back(const obj_env *e, obj_list *l, rdbkit_str item, u64 count) {
+    obj_node *prev;
+    for (obj_node *node = l->tail; node && count; node = prev) {
+        prev = node->prev;
+        u32 left = node->items.n;
+        for (seq_at at = node->items.end; left && count; left--) {
+            if (!seq_same(seq_prev(&node->items, &at), item)) continue;
+            const int last = node->items.n == 1;
+            const obj_list_at next = obj_list_remove(e, l, (obj_list_at){node, at});
+            count--;
+            if (last) break; /* the node is gone */
+            at = next.node == node ? next.at : node->items.end;
+        }
+    }
+}
+
+static int cmd_lrem(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 count;
+    ks_key *k;
+    (void)n;
+    int st = cmd_int(ks, a[2], &count);
+    if (!st) st = ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (st || !k) return st;
+    if (count < 0) cmd_lrem_back(&ks->env, k->v.p, a[3], 0 - (u64)count);
+    else cmd_lrem_front(&ks->env, k->v.p, a[3], count ? (u64)count : UINT64_MAX);
+    return cmd_done(ks, k, 0);
+}
+
+static int cmd_ltrim(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 first, last;
+    u64 from, to;
+    ks_key *k;
+    (void)n;
+    int st = cmd_int(ks, a[2], &first);
+    if (!st) st = cmd_int(ks, a[3], &last);
+    if (!st) st = ks_get(ks, a[1], RDBKIT_LIST, &k);
+    if (st || !k) return st;
+    obj_list *l = k->v.p;
+    cmd_span(first, last, l->n, &from, &to);
+    obj_list_trim(&ks->env, l, from, to);
+    return cmd_done(ks, k, 0);
+}
+
+static rdbkit_str cmd_list_end(const obj_list *l, int front) {
+    return obj_list_item(obj_list_index(l, front ? 0 : l->n - 1));
+}
+
+/* One item goes from an end of a list to its other end; the list has two items or more. */
+static int cmd_list_rotate(rdbkit_keyspace *ks, ks_key *k, int front) {
+    const rdbkit_str item = cmd_list_end(k->v.p, front);
+    mem_buf *b = &ks->tmp[0];
+    b->len = 0;
+    int st = ks_status(ks, mem_buf_add(ks->env.mem, b, item.data, item.len));
+    if (st) return st;
+    cmd_list_cut(ks, k, front, 1);
+    return ks_status(ks, obj_list_push(&ks->env, k->v.p, !front, (rdbkit_str){(const char *)b->data, b->len}));
+}
+
+static int cmd_list_move(rdbkit_keyspace *ks, const rdbkit_str *a, int from_front, int to_front) {
+    ks_key *from, *to;
+    int st = ks_get(ks, a[1], RDBKIT_LIST, &from);
+    if (st || !from) return st;
+    st = ks_make(ks, a[2], RDBKIT_LIST, &to);
+    if (st) return st;
+    if (to == from) {
+        const int stays = from_front == to_front || ks_count(from) < 2;
+        return stays ? 0 : cmd_list_rotate(ks, from, from_front);
+    }
+    st = ks_status(ks, obj_list_push(&ks->env, to->v.p, to_front, cmd_list_end(from->v.p, from_front)));
+    if (st) return cmd_done(ks, to, st);
+    cmd_list_cut(ks, from, from_front, 1);
+    return 0;
+}
+
+/* RPOPLPUSH and BRPOPLPUSH. */
+static int cmd_rpoplpush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    int st = n > 3 ? cmd_timeout(ks, a[3]) : 0;
+    return st ? st : cmd_list_move(ks, a, 0, 1);
+}
+
+/* LMOVE and BLMOVE. */
+static int cmd_lmove(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int from_front = cmd_is(a[3], "left"), to_front = cmd_is(a[4], "left");
+    if (!from_front && !cmd_is(a[3], "right")) return ks_refuse(ks, "syntax error");
+    if (!to_front && !cmd_is(a[4], "right")) return ks_refuse(ks, "syntax error");
+    int st = n > 5 ? cmd_timeout(ks, a[5]) : 0;
+    return st ? st : cmd_list_move(ks, a, from_front, to_front);
+}
+
+/* ---- sets ---- */
+
+static int cmd_sadd(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    int st = ks_make(ks, a[1], RDBKIT_SET, &k);
+    if (st) return st;
+    for (size_t i = 2; !st && i < n; i++) st = ks_status(ks, obj_set_add(&ks->env, k->v.p, a[i]));
+    return cmd_done(ks, k, st);
+}
+
+/* SREM, HDEL, ZREM. */
+static int cmd_remove(rdbkit_keyspace *ks, const rdbkit_str *key, const rdbkit_str *a, size_t n,
+                      rdbkit_shape shape) {
+    ks_key *k;
+    int st = ks_get(ks, *key, shape, &k);
+    if (st || !k) return st;
+    for (size_t i = 0; i < n; i++) {
+        if (shape == RDBKIT_SET) (void)obj_set_remove(&ks->env, k->v.p, a[i]);
+        else if (shape == RDBKIT_HASH) (void)obj_hash_remove(&ks->env, k->v.p, a[i]);
+        else (void)obj_zset_remove(&ks->env, k->v.p, a[i]);
+    }
+    return cmd_done(ks, k, 0);
+}
+
+static int cmd_srem(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_remove(ks, a + 1, a + 2, n - 2, RDBKIT_SET);
+}
+
+static int cmd_smove(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *from, *to;
+    (void)n;
+    int st = ks_get(ks, a[1], RDBKIT_SET, &from);
+    if (st || !from) return st;
+    st = ks_get(ks, a[2], RDBKIT_SET, &to);
+    if (st || to == from || !obj_set_has(&ks->env, from->v.p, a[3])) return st;
+    if (!to && (st = ks_make(ks, a[2], RDBKIT_SET, &to)) != 0) return st;
+    st = ks_status(ks, obj_set_add(&ks->env, to->v.p, a[3]));
+    if (st) return cmd_done(ks, to, st);
+    (void)obj_set_remove(&ks->env, from->v.p, a[3]);
+    return cmd_done(ks, from, 0);
+}
+
+static int cmd_spop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 count = 1;
+    ks_key *k;
+    if (n > 3) return ks_refuse(ks, "syntax error");
+    int st = n > 2 ? cmd_int_from(ks, a[2], 0, &count) : 0;
+    if (!st) st = ks_get(ks, a[1], RDBKIT_SET, &k);
+    if (st || !k || count == 0) return st;
+    if ((u64)count < ks_count(k)) return ks_event(ks, RDBKIT_REPLAY_UNSURE, "SPOP takes random members: skipped");
+    (void)ks_drop(ks, a[1]);
+    return 0;
+}
+
+/* ---- several sets or sorted sets make one ---- */
+
+enum cmd_setop { CMD_UNION, CMD_INTER, CMD_DIFF };
+
+/* How the scores of a member become one. */
+enum cmd_aggregate { CMD_SUM, CMD_MIN, CMD_MAX };
+
+/* One input; a key that is not there is an empty set. */
+typedef struct cmd_input {
+    const obj_coll *coll; /* NULL: empty */
+    u64 n;
+    double weight;
+    size_t index;
+    int is_set;
+} cmd_input;
+
+typedef struct cmd_input_at {
+    obj_iter set;
+    obj_zset_at zset;
+} cmd_input_at;
+
+typedef struct cmd_combine {
+    rdbkit_keyspace *ks;
+    cmd_input *in; /* in ks->tmp[0] */
+    size_t n;
+    enum cmd_aggregate aggregate;
+    rdbkit_shape shape; /* of the result */
+    void *out;
+} cmd_combine;
+
+static cmd_input_at cmd_input_begin(const cmd_input *in) {
+    cmd_input_at at = {OBJ_BEGIN, {0, {0, 0}}};
+    if (in->coll && !in->is_set) at.zset = obj_zset_index(in->coll, 0);
+    return at;
+}
+
+/* The next member: 1, or 0 at the end. The score is not weighted. */
+static int cmd_input_next(const cmd_input *in, cmd_input_at *at, rdbkit_str *member, double *score) {
+    if (!in->coll) return 0;
+    if (!in->is_set) return obj_zset_next(in->coll, &at->zset, member, score);
+    *score = 1;
+    return obj_set_next(in->coll, &at->set, member);
+}
+
+static int cmd_input_has(const cmd_combine *c, const cmd_input *in, rdbkit_str member, double *score) {
+    *score = 1;
+    if (!in->coll) return 0;
+    return in->is_set ? obj_set_has(&c->ks->env, in->coll, member)
+                      : obj_zset_score(&c->ks->env, in->coll, member, score);
+}
+
+/* The inputs of a command; those of a set may not be sorted sets. */
+static int cmd_inputs(cmd_combine *c, const rdbkit_str *key, size_t n) {
+    rdbkit_keyspace *ks = c->ks;
+    mem_buf *b = &ks->tmp[0];
+    b->len = 0;
+    if (n > SIZE_MAX / sizeof *c->in || mem_buf_room(ks->env.mem, b, n * sizeof *c->in)) return ks_nomem(ks);
+    c->in = (cmd_input *)(void *)b->data;
+    c->n = n;
+    for (size_t i = 0; i < n; i++) {
+        ks_key *k = ks_find(ks, key[i]);
+        const int is_set = k && k->shape == RDBKIT_SET;
+        int st = k ? ks_get(ks, key[i], is_set ? RDBKIT_SET : c->shape, &k) : 0;
+        if (st) return st;
+        c->in[i] = (cmd_input){k ? k->v.p : NULL, k ? ks_count(k) : 0, 1, i, is_set};
+    }
+    return 0;
+}
+
+static int cmd_input_cmp(const void *a, const void *b) {
+    const cmd_input *x = a, *y = b;
+    if (x->n != y->n) return x->n < y->n ? -1 : 1;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+static int cmd_combine_put(cmd_combine *c, rdbkit_str member, double score) {
+    const obj_env *e = &c->ks->env;
+    return ks_status(c->ks, c->shape == RDBKIT_SET ? obj_set_add(e, c->out, member)
+                                                   : obj_zset_put(e, c->out, member, score));
+}
+
+/* The comparisons are those of servers: what is not a number never wins. */
+static double cmd_aggregate_two(enum cmd_aggregate aggregate, double a, double b) {
+    if (aggregate == CMD_MIN) return b < a ? b : a;
+    if (aggregate == CMD_MAX) return b > a ? b : a;
+    return isnan(a + b) ? 0 : a + b;
+}
+
+static double cmd_weighted(const cmd_input *in, double score) {
+    const double v = in->weight * score;
+    return isnan(v) ? 0 : v;
+}
+
+static int cmd_union(cmd_combine *c) {
+    rdbkit_str member;
+    double score, old;
+    int st = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        const cmd_input *in = &c->in[i];
+        cmd_input_at at = cmd_input_begin(in);
+        while (!st && cmd_input_next(in, &at, &member, &score)) {
+            score = cmd_weighted(in, score);
+            if (i > 0 && c->shape == RDBKIT_ZSET && obj_zset_score(&c->ks->env, c->out, member, &old))
+                score = cmd_aggregate_two(c->aggregate, old, score);
+            st = cmd_combine_put(c, member, score);
+        }
+    }
+    return st;
+}
+
+static int cmd_inter(cmd_combine *c) {
+    rdbkit_str member;
+    double score, other;
+    int st = 0;
+    cmd_input_at at = cmd_input_begin(c->in);
+    while (!st && cmd_input_next(c->in, &at, &member, &score)) {
+        size_t i = 1;
+        score = cmd_weighted(c->in, score);
+        for (; i < c->n && cmd_input_has(c, &c->in[i], member, &other); i++)
+            score = cmd_aggregate_two(c->aggregate, score, c->in[i].weight * other);
+        if (i == c->n) st = cmd_combine_put(c, member, score);
+    }
+    return st;
+}
+
+/* Whether a member of the first input is in none of the others. */
+static int cmd_only_first(const cmd_combine *c, rdbkit_str member) {
+    double score;
+    for (size_t i = 1; i < c->n; i++)
+        if (cmd_input_has(c, &c->in[i], member, &score)) return 0;
+    return 1;
+}
+
+/* Look each member of the first up in all others, or take out of a copy of the first what they have: what is less. */
+static int cmd_diff(cmd_combine *c) {
+    const obj_env *e = &c->ks->env;
+    u64 others = 0;
+    rdbkit_str member;
+    double score;
+    int st = 0;
+    for (size_t i = 1; i < c->n; i++) others += c->in[i].n;
+    const int look_up = (c->in[0].n + others) / c->n >= c->in[0].n / 2;
+    cmd_input_at at = cmd_input_begin(c->in);
+    while (!st && cmd_input_next(c->in, &at, &member, &score))
+        if (!look_up || cmd_only_first(c, member)) st = cmd_combine_put(c, member, score);
+    for (size_t i = 1; !st && !look_up && i < c->n; i++) {
+        at = cmd_input_begin(&c->in[i]);
+        while (cmd_input_next(&c->in[i], &at, &member, &score))
+            (void)(c->shape == RDBKIT_SET ? obj_set_remove(e, c->out, member) : obj_zset_remove(e, c->out, member));
+    }
+    return st;
+}
+
+/* Make the result and store it. Servers add up scores beginning with the smallest input. */
+static int cmd_combine_store(cmd_combine *c, enum cmd_setop op, rdbkit_str to) {
+    rdbkit_keyspace *ks = c->ks;
+    if (op != CMD_DIFF) qsort(c->in, c->n, sizeof *c->in, cmd_input_cmp);
+    c->out = ks_value_new(ks, c->shape);
+    if (!c->out) return ks_nomem(ks);
+    int st = op == CMD_UNION ? cmd_union(c) : op == CMD_INTER ? cmd_inter(c) : cmd_diff(c);
+    if (!st) return ks_store(ks, to, c->shape, c->out);
+    ks_value_free(ks, c->shape, c->out);
+    return st;
+}
+
+/* Servers before 7.0 looked at the sets of an intersection one by one, and at none behind the first that is missing. */
+static int cmd_inter_is_empty(rdbkit_keyspace *ks, const rdbkit_str *key, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        const ks_key *k = ks_find(ks, key[i]);
+        if (!k || k->shape != RDBKIT_SET) return !k;
+    }
+    return 0;
+}
+
+static int cmd_set_store(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, enum cmd_setop op) {
+    cmd_combine c = {ks, NULL, 0, CMD_SUM, RDBKIT_SET, NULL};
+    if (op == CMD_INTER && ks_before(ks, 700) && cmd_inter_is_empty(ks, a + 2, n - 2)) return (void)ks_drop(ks, a[1]), 0;
+    int st = cmd_inputs(&c, a + 2, n - 2);
+    return st ? st : cmd_combine_store(&c, op, a[1]);
+}
+
+static int cmd_sinterstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_set_store(ks, a, n, CMD_INTER);
+}
+
+static int cmd_sunionstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_set_store(ks, a, n, CMD_UNION);
+}
+
+static int cmd_sdiffstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_set_store(ks, a, n, CMD_DIFF);
+}
+
+/* WEIGHTS and AGGREGATE, in any order; the last one of a kind counts. */
+static int cmd_combine_options(cmd_combine *c, const rdbkit_str *a, size_t n) {
+    size_t i = 0;
+    while (i < n) {
+        if (n - i > c->n && cmd_is(a[i], "weights")) {
+            for (size_t j = 0; j < c->n; j++) {
+                int st = cmd_double(c->ks, a[i + 1 + j], &c->in[j].weight);
+                if (st) return st;
+            }
+            i += 1 + c->n;
+            continue;
+        }
+        if (n - i < 2 || !cmd_is(a[i], "aggregate")) return ks_refuse(c->ks, "syntax error");
+        if (cmd_is(a[i + 1], "sum")) c->aggregate = CMD_SUM;
+        else if (cmd_is(a[i + 1], "min")) c->aggregate = CMD_MIN;
+        else if (cmd_is(a[i + 1], "max")) c->aggregate = CMD_MAX;
+        else return ks_refuse(c->ks, "syntax error");
+        i += 2;
+    }
+    return 0;
+}
+
+static int cmd_zset_store(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, enum cmd_setop op) {
+    cmd_combine c = {ks, NULL, 0, CMD_SUM, RDBKIT_ZSET, NULL};
+    i64 keys_n;
+    int st = cmd_int_from(ks, a[2], 1, &keys_n);
+    if (!st && (u64)keys_n > n - 3) st = ks_refuse(ks, "syntax error");
+    if (st) return st;
+    const size_t at = 3 + (size_t)keys_n;
+    if (op == CMD_DIFF && n > at) return ks_refuse(ks, "syntax error");
+    st = cmd_inputs(&c, a + 3, (size_t)keys_n);
+    if (!st) st = cmd_combine_options(&c, a + at, n - at);
+    return st ? st : cmd_combine_store(&c, op, a[1]);
+}
+
+static int cmd_zinterstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_zset_store(ks, a, n, CMD_INTER);
+}
+
+static int cmd_zunionstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_zset_store(ks, a, n, CMD_UNION);
+}
+
+static int cmd_zdiffstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_zset_store(ks, a, n, CMD_DIFF);
+}
+
+/* ---- sorted sets ---- */
+
+typedef struct cmd_zadd_options {
+    int nx, xx, gt, lt, incr;
+} cmd_zadd_options;
+
+/* The options of ZADD; returns where the first score stands. */
+static size_t cmd_zadd_options_of(const rdbkit_str *a, size_t n, cmd_zadd_options *o) {
+    size_t i = 2;
+    for (; i < n; i++) {
+        if (a[i].len == 0 || (a[i].data[0] & 0x5f) < 'A') break; /* no letter */
+        if (cmd_is(a[i], "nx")) o->nx = 1;
+        else if (cmd_is(a[i], "xx")) o->xx = 1;
+        else if (cmd_is(a[i], "gt")) o->gt = 1;
+        else if (cmd_is(a[i], "lt")) o->lt = 1;
+        else if (cmd_is(a[i], "incr")) o->incr = 1;
+        else if (!cmd_is(a[i], "ch")) break;
+    }
+    return i;
+}
+
+/* Add a member, or change its score, as the options say. */
+static int cmd_zadd_one(rdbkit_keyspace *ks, obj_coll *z, const cmd_zadd_options *o, rdbkit_str member,
+                        double score) {
+    const int plain = !(o->nx || o->xx || o->gt || o->lt || o->incr);
+    double old;
+    /* a score that is equal does not change: 0 stays 0 where -0 comes */
+    if (plain && score != 0) return ks_status(ks, obj_zset_put(&ks->env, z, member, score));
+    const int exists = obj_zset_score(&ks->env, z, member, &old);
+    if (exists ? o->nx : o->xx) return 0;
+    if (exists) {
+        if (o->incr) score += old;
+        if (isnan(score)) return ks_refuse(ks, "the score would not be a number");
+        if (score == old || (o->gt && score < old) || (o->lt && score > old)) return 0;
+    }
+    return ks_status(ks, obj_zset_put(&ks->env, z, member, score));
+}
+
+/* The scores of ZADD: one stays on the stack, more go to ks->tmp[0]. */
+static int cmd_zadd_scores(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, double *one,
+                           const double **scores) {
+    *scores = one;
+    if (n == 1) return cmd_double(ks, a[0], one);
+    mem_buf *b = &ks->tmp[0];
+    b->len = 0;
+    for (size_t i = 0; i < n; i++) {
+        double score;
+        int st = cmd_double(ks, a[2 * i], &score);
+        if (!st) st = ks_status(ks, mem_buf_add(ks->env.mem, b, &score, sizeof score));
+        if (st) return st;
+    }
+    *scores = (const double *)(const void *)b->data;
+    return 0;
+}
+
+/* Score and member, n times. */
+static int cmd_zadd_pairs(rdbkit_keyspace *ks, rdbkit_str key, const cmd_zadd_options *o,
+                          const rdbkit_str *a, size_t n) {
+    double one;
+    const double *scores;
+    ks_key *k;
+    int st = cmd_zadd_scores(ks, a, n, &one, &scores);
+    if (!st) st = o->xx ? ks_get(ks, key, RDBKIT_ZSET, &k) : ks_make(ks, key, RDBKIT_ZSET, &k);
+    if (st || !k) return st;
+    for (size_t i = 0; !st && i < n; i++) st = cmd_zadd_one(ks, k->v.p, o, a[2 * i + 1], scores[i]);
+    return cmd_done(ks, k, st);
+}
+
+static int cmd_zadd(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_zadd_options o = {0, 0, 0, 0, 0};
+    const size_t i = cmd_zadd_options_of(a, n, &o);
+    if (i == n || (n - i) % 2) return ks_refuse(ks, "syntax error");
+    if (o.nx + o.gt + o.lt > 1 || (o.nx && o.xx)) return ks_refuse(ks, "options that exclude each other");
+    if (o.incr && n - i > 2) return ks_refuse(ks, "INCR with more than one member");
+    return cmd_zadd_pairs(ks, a[1], &o, a + i, (n - i) / 2);
+}
+
+static int cmd_zincrby(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const cmd_zadd_options o = {0, 0, 0, 0, 1};
+    (void)n;
+    return cmd_zadd_pairs(ks, a[1], &o, a + 2, 1);
+}
+
+static int cmd_zrem(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_remove(ks, a + 1, a + 2, n - 2, RDBKIT_ZSET);
+}
+
+/* Take up to count members from an end. */
+static void cmd_zset_cut(rdbkit_keyspace *ks, ks_key *k, int front, u64 count) {
+    const u64 all = ks_count(k), n = count < all ? count : all;
+    if (n == all) (void)ks_drop(ks, ks_key_name(k));
+    else obj_zset_remove_ranks(&ks->env, k->v.p, front ? 0 : all - n, n);
+}
+
+static int cmd_zset_pop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int front) {
+    i64 count = 1;
+    ks_key *k;
+    if (n > 3) return ks_refuse(ks, "syntax error");
+    int st = n > 2 ? cmd_int_from(ks, a[2], 0, &count) : 0;
+    if (!st) st = ks_get(ks, a[1], RDBKIT_ZSET, &k);
+    if (!st && k) cmd_zset_cut(ks, k, front, (u64)count);
+    return st;
+}
+
+static int cmd_zpopmin(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_zset_pop(ks, a, n, 1);
+}
+
+static int cmd_zpopmax(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_zset_pop(ks, a, n, 0);
+}
+
+/* BZPOPMIN and BZPOPMAX. */
+static int cmd_bzpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    int st = cmd_timeout(ks, a[n - 1]);
+    if (!st) st = cmd_first(ks, a + 1, n - 2, RDBKIT_ZSET, &k);
+    if (!st && k) cmd_zset_cut(ks, k, cmd_is(a[0], "bzpopmin"), 1);
+    return st;
+}
+
+/* ZMPOP and BZMPOP. */
+static int cmd_zmpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    static const char *const ends[2] = {"min", "max"};
+    cmd_mpop m;
+    ks_key *k;
+    int st = cmd_mpop_args(ks, a, n, ends, &m);
+    if (!st) st = cmd_first(ks, m.key, m.keys_n, RDBKIT_ZSET, &k);
+    if (!st && k) cmd_zset_cut(ks, k, m.front, (u64)m.count);
+    return st;
+}
+
+/* ---- ranges of sorted sets ---- */
+
+enum cmd_by { CMD_BY_RANK, CMD_BY_SCORE, CMD_BY_LEX };
+
+/* A place between names: before or behind a name, or (end) before all (-1) or behind all (1). */
+typedef struct cmd_lex {
+    rdbkit_str name;
+    int behind;
+    int end;
+} cmd_lex;
+
+typedef struct cmd_range {
+    enum cmd_by by;
+    i64 first, last;
+    double min, max;
+    int min_open, max_open;
+    cmd_lex from, to;
+} cmd_range;
+
+/* A bound of a range of scores. Servers take more here than for a score: what is too large is infinite, what is too
+ * small or not there is 0, and those below 8 skip blanks. */
+static int cmd_score_bound(rdbkit_keyspace *ks, rdbkit_str s, double *v, int *open) {
+    *open = s.len > 0 && s.data[0] == '(';
+    if (*open) s.data++, s.len--;
+    *v = 0;
+    if (s.len == 0) return 0;
+    while (s.len > 1 && (*s.data == ' ' || (*s.data >= '\t' && *s.data <= '\r'))) s.data++, s.len--;
+    if (num_parse_double((const u8 *)s.data, s.len, v) != 0) return cmd_double(ks, s, v);
+    return isnan(*v) ? ks_refuse(ks, "min or max is not a float") : 0;
+}
+
+/* A bound of a range of names; is_max: the upper one. */
+static int cmd_lex_bound(rdbkit_keyspace *ks, rdbkit_str s, int is_max, cmd_lex *lex) {
+    const char c = s.len ? *s.data : 0;
+    *lex = (cmd_lex){{s.data, 0}, 0, 0};
+    if ((c == '-' || c == '+') && s.len == 1) return lex->end = c == '-' ? -1 : 1, 0;
+    if (c != '[' && c != '(') return ks_refuse(ks, "min or max is not a valid range of strings");
+    lex->name = (rdbkit_str){s.data + 1, s.len - 1};
+    lex->behind = (c == '(') != is_max;
+    return 0;
+}
+
+static int cmd_range_of(rdbkit_keyspace *ks, enum cmd_by by, rdbkit_str min, rdbkit_str max, cmd_range *r) {
+    int st;
+    memset(r, 0, sizeof *r);
+    r->by = by;
+    if (by == CMD_BY_RANK) {
+        st = cmd_int(ks, min, &r->first);
+        return st ? st : cmd_int(ks, max, &r->last);
+    }
+    if (by == CMD_BY_SCORE) {
+        st = cmd_score_bound(ks, min, &r->min, &r->min_open);
+        return st ? st : cmd_score_bound(ks, max, &r->max, &r->max_open);
+    }
+    st = cmd_lex_bound(ks, min, 0, &r->from);
+    return st ? st : cmd_lex_bound(ks, max, 1, &r->to);
+}
+
+/* For ord_seek() in a set whose scores are equal. */
+static int cmd_lex_cmp(const void *probe, const void *item) {
+    const cmd_lex *lex = probe;
+    const int c = obj_bytes_cmp(lex->name, obj_scored_name(item));
+    return c ? c : lex->behind;
+}
+
+/* Whether a name stands before a place. */
+static int cmd_lex_before(rdbkit_str name, const cmd_lex *lex) {
+    if (lex->end) return lex->end > 0;
+    const int c = obj_bytes_cmp(lex->name, name);
+    return c > 0 || (c == 0 && lex->behind);
+}
+
+/* The first rank, from a rank on, whose name is not before a place. */
+static u64 cmd_lex_walk(const obj_coll *z, const cmd_lex *lex, u64 rank) {
+    obj_zset_at at = obj_zset_index(z, rank);
+    rdbkit_str name;
+    double score;
+    for (; obj_zset_next(z, &at, &name, &score); rank++) {
+        const int c = obj_bytes_cmp(lex->name, name);
+        if (c < 0 || (c == 0 && !lex->behind)) break;
+    }
+    return rank;
+}
+
+/* Where names are not in order, servers come to a place by way of random shortcuts over 4, 16, 64 .. members on
+ * average: take them to be exactly that long. */
+static u64 cmd_lex_skip(const obj_coll *z, const cmd_lex *lex) {
+    const u64 n = obj_zset_n(z);
+    u64 at = 0, step = 1;
+    rdbkit_str name;
+    double score;
+    while (step <= n / 4) step *= 4;
+    for (; step > 0; step /= 4) {
+        while (step <= n - at) {
+            obj_zset_at place = obj_zset_index(z, at + step - 1);
+            (void)obj_zset_next(z, &place, &name, &score);
+            if (!cmd_lex_before(name, lex)) break;
+            at += step;
+        }
+    }
+    return at;
+}
+
+static u64 cmd_lex_rank(const obj_coll *z, const cmd_lex *lex, u64 rank, int mixed) {
+    if (lex->end) return lex->end < 0 ? 0 : obj_zset_n(z);
+    if (mixed && z->big && rank == 0) return cmd_lex_skip(z, lex);
+    if (mixed || !z->big) return cmd_lex_walk(z, lex, rank);
+    return ord_rank(&z->big->order, ord_seek(&z->big->order, lex, cmd_lex_cmp));
+}
+
+/* Whether the last name is not before a range, and the first one not behind it. */
+static int cmd_lex_touches(const obj_coll *z, const cmd_range *r) {
+    rdbkit_str first, last;
+    double score;
+    obj_zset_at head = obj_zset_index(z, 0), tail = obj_zset_index(z, obj_zset_n(z) - 1);
+    (void)obj_zset_next(z, &head, &first, &score);
+    (void)obj_zset_next(z, &tail, &last, &score);
+    return !cmd_lex_before(last, &r->from) && cmd_lex_before(first, &r->to);
+}
+
+/* The ranks of a range of names. If scores differ, names are not in order, and where servers find the first one is
+ * a matter of chance. */
+static int cmd_lex_ranks(rdbkit_keyspace *ks, const obj_coll *z, const cmd_range *r, u64 *from, u64 *to) {
+    rdbkit_str name;
+    double low = 0, high = 0;
+    int st = 0;
+    obj_zset_at first = obj_zset_index(z, 0), last = obj_zset_index(z, obj_zset_n(z) - 1);
+    (void)obj_zset_next(z, &first, &name, &low);
+    (void)obj_zset_next(z, &last, &name, &high);
+    const int mixed = low != high && !(r->from.end && r->to.end);
+    if (mixed) st = ks_event(ks, RDBKIT_REPLAY_UNSURE, "a range of names where scores differ");
+    *from = *to = 0;
+    if (mixed && !z->big && !cmd_lex_touches(z, r)) return st; /* a packed one is looked at from its ends first */
+    *from = cmd_lex_rank(z, &r->from, 0, mixed);
+    *to = mixed && !r->to.end ? cmd_lex_walk(z, &r->to, *from) : cmd_lex_rank(z, &r->to, *from, mixed);
+    return st;
+}
+
+/* The ranks [*from, *to) of a range; the set is not empty. */
+static int cmd_range_ranks(rdbkit_keyspace *ks, const obj_coll *z, const cmd_range *r, u64 *from, u64 *to) {
+    int st = 0;
+    if (r->by == CMD_BY_RANK) {
+        cmd_span(r->first, r->last, obj_zset_n(z), from, to);
+    } else if (r->by == CMD_BY_SCORE) {
+        *from = obj_zset_below(z, r->min, r->min_open);
+        *to = obj_zset_below(z, r->max, !r->max_open);
+    } else {
+        st = cmd_lex_ranks(ks, z, r, from, to);
+    }
+    if (*to < *from) *to = *from;
+    return st;
+}
+
+static int cmd_zremrange(rdbkit_keyspace *ks, const rdbkit_str *a, enum cmd_by by) {
+    cmd_range r;
+    u64 from, to;
+    ks_key *k;
+    int st = cmd_range_of(ks, by, a[2], a[3], &r);
+    if (!st) st = ks_get(ks, a[1], RDBKIT_ZSET, &k);
+    if (st || !k) return st;
+    st = cmd_range_ranks(ks, k->v.p, &r, &from, &to);
+    if (st) return st;
+    if (to - from == ks_count(k)) (void)ks_drop(ks, a[1]);
+    else obj_zset_remove_ranks(&ks->env, k->v.p, from, to - from);
+    return 0;
+}
+
+static int cmd_zremrangebyrank(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)n;
+    return cmd_zremrange(ks, a, CMD_BY_RANK);
+}
+
+static int cmd_zremrangebyscore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)n;
+    return cmd_zremrange(ks, a, CMD_BY_SCORE);
+}
+
+static int cmd_zremrangebylex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)n;
+    return cmd_zremrange(ks, a, CMD_BY_LEX);
+}
+
+typedef struct cmd_zrange_options {
+    enum cmd_by by;
+    int rev;
+    i64 offset, count;
+} cmd_zrange_options;
+
+static int cmd_zrange_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_zrange_options *o) {
+    int by_set = 0;
+    *o = (cmd_zrange_options){CMD_BY_RANK, 0, 0, -1};
+    for (size_t i = 5; i < n; i++) {
+        if (!by_set && cmd_is(a[i], "byscore")) o->by = CMD_BY_SCORE, by_set = 1;
+        else if (!by_set && cmd_is(a[i], "bylex")) o->by = CMD_BY_LEX, by_set = 1;
+        else if (!o->rev && cmd_is(a[i], "rev")) o->rev = 1;
+        else if (n - i > 2 && cmd_is(a[i], "limit")) {
+            int st = cmd_int(ks, a[i + 1], &o->offset);
+            if (!st) st = cmd_int(ks, a[i + 2], &o->count);
+            if (st) return st;
+            i += 2;
+        } else return ks_refuse(ks, "syntax error");
+    }
+    /* LIMIT 0 -1 takes all, with ranks too */
+    if (o->by == CMD_BY_RANK && o->count != -1) return ks_refuse(ks, "LIMIT without BYSCORE or BYLEX");
+    return 0;
+}
+
+/* Narrow ranks to what LIMIT leaves of them, and put them the right way round. */
+static void cmd_zrange_limit(const cmd_zrange_options *o, u64 all, u64 *from, u64 *to) {
+    if (o->by == CMD_BY_RANK) {
+        const u64 low = *from;
+        if (o->rev) *from = all - *to, *to = all - low;
+        return;
+    }
+    const u64 n = *to - *from;
+    const u64 skip = o->offset < 0 || (u64)o->offset > n ? n : (u64)o->offset;
+    const u64 take = o->count < 0 || (u64)o->count > n - skip ? n - skip : (u64)o->count;
+    *from = o->rev ? *to - skip - take : *from + skip;
+    *to = *from + take;
+}
+
+static int cmd_zrange_copy(rdbkit_keyspace *ks, const obj_coll *from, u64 rank, u64 n, obj_coll *to) {
+    obj_zset_at at = obj_zset_index(from, rank);
+    rdbkit_str member;
+    double score;
+    int st = 0;
+    for (; !st && n > 0 && obj_zset_next(from, &at, &member, &score); n--)
+        st = ks_status(ks, obj_zset_put(&ks->env, to, member, score));
+    return st;
+}
+
+static int cmd_zrangestore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_zrange_options o;
+    cmd_range r;
+    u64 from = 0, to = 0;
+    ks_key *k;
+    int st = cmd_zrange_options_of(ks, a, n, &o);
+    const int swap = o.rev && o.by != CMD_BY_RANK;
+    if (!st) st = cmd_range_of(ks, o.by, a[swap ? 4 : 3], a[swap ? 3 : 4], &r);
+    if (!st) st = ks_get(ks, a[2], RDBKIT_ZSET, &k);
+    if (!st && k) st = cmd_range_ranks(ks, k->v.p, &r, &from, &to);
+    if (!st && o.offset < 0 && to > from && o.by != CMD_BY_RANK)
+        st = ks_event(ks, RDBKIT_REPLAY_UNSURE, "a negative offset: nothing, or counted from the end in later servers");
+    if (st) return st;
+    obj_coll *z = ks_value_new(ks, RDBKIT_ZSET);
+    if (!z) return ks_nomem(ks);
+    if (k) {
+        cmd_zrange_limit(&o, ks_count(k), &from, &to);
+        st = cmd_zrange_copy(ks, k->v.p, from, to - from, z);
+    }
+    if (!st) return ks_store(ks, a[1], RDBKIT_ZSET, z);
+    ks_value_free(ks, RDBKIT_ZSET, z);
+    return st;
+}
+
+/* ---- hashes ---- */
+
+/* HSET and HMSET. */
+static int cmd_hset(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    if (n % 2) return ks_refuse(ks, "wrong number of arguments");
+    int st = ks_make(ks, a[1], RDBKIT_HASH, &k);
+    if (st) return st;
+    for (size_t i = 2; !st && i < n; i += 2)
+        st = ks_status(ks, obj_hash_put(&ks->env, k->v.p, a[i], a[i + 1], RDBKIT_NO_EXPIRY));
+    return cmd_done(ks, k, st);
+}
+
+static int cmd_hsetnx(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    rdbkit_str value;
+    i64 expire_ms;
+    ks_key *k;
+    int st = ks_get(ks, a[1], RDBKIT_HASH, &k);
+    if (st || (k && obj_hash_get(&ks->env, k->v.p, a[2], &value, &expire_ms))) return st;
+    return cmd_hset(ks, a, n);
+}
+
+static int cmd_hdel(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_remove(ks, a + 1, a + 2, n - 2, RDBKIT_HASH);
+}
+
+/* The value of a field, "0" if there is none, and its expiry. */
+static int cmd_hash_number(rdbkit_keyspace *ks, const rdbkit_str *a, rdbkit_str *value, i64 *expire_ms) {
+    ks_key *k;
+    *value = (rdbkit_str){"0", 1};
+    *expire_ms = RDBKIT_NO_EXPIRY;
+    int st = ks_get(ks, a[1], RDBKIT_HASH, &k);
+    if (!st && k) (void)obj_hash_get(&ks->env, k->v.p, a[2], value, expire_ms);
+    return st;
+}
+
+static int cmd_hash_put(rdbkit_keyspace *ks, const rdbkit_str *a, rdbkit_str value, i64 expire_ms) {
+    ks_key *k;
+    int st = ks_make(ks, a[1], RDBKIT_HASH, &k);
+    if (st) return st;
+    return cmd_done(ks, k, ks_status(ks, obj_hash_put(&ks->env, k->v.p, a[2], value, expire_ms)));
+}
+
+static int cmd_hincrby(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    u8 text[NUM_INT_MAX];
+    rdbkit_str value;
+    i64 by, v, expire_ms;
+    (void)n;
+    int st = cmd_int(ks, a[3], &by);
+    if (!st) st = cmd_hash_number(ks, a, &value, &expire_ms);
+    if (!st) st = cmd_int(ks, value, &v);
+    if (st) return st;
+    if (by > 0 ? v > INT64_MAX - by : v < INT64_MIN - by) return ks_refuse(ks, "the integer would overflow");
+    const u8 *end = num_i64(text, v + by);
+    return cmd_hash_put(ks, a, (rdbkit_str){(const char *)text, (size_t)(end - text)}, expire_ms);
+}
+
+static int cmd_hincrbyfloat(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    char text[CMD_FLOAT_MAX];
+    rdbkit_str value;
+    i64 expire_ms;
+    size_t len;
+    (void)n;
+    int st = cmd_hash_number(ks, a, &value, &expire_ms);
+    if (!st) st = cmd_add_float(ks, value, a[3], text, &len);
+    return st ? st : cmd_hash_put(ks, a, (rdbkit_str){text, len}, expire_ms);
+}
+
+/* ---- fields of hashes that expire ---- */
+
+/* The end of such a command: FIELDS, a number, and so many fields of so many arguments each. */
+static int cmd_hash_fields(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t at, u64 each) {
+    i64 count;
+    if (n < 2 || at > n - 2 || !cmd_is(a[at], "fields")) return ks_refuse(ks, "FIELDS is missing");
+    int st = cmd_int_from(ks, a[at + 1], 1, &count);
+    const u64 left = n - at - 2;
+    return !st && (left % each || (u64)count != left / each) ? ks_refuse(ks, "the number of fields is wrong") : st;
+}
+
+/* A time of a field. Servers refuse a negative one from a client, and take it for 0 while they load; in an RDB 0 means
+ * none, so that it is 1 here, which is as long ago. */
+static int cmd_hash_time(rdbkit_keyspace *ks, rdbkit_str s, int seconds, int relative, i64 *ms) {
+    i64 v;
+    int st = cmd_int(ks, s, &v);
+    if (!st) st = cmd_time(ks, v, seconds, relative, ms);
+    if (!st && *ms < 1) *ms = 1;
+    return st;
+}
+
+/* Give fields a time, or none, where they are and the condition allows it. */
+static int cmd_hash_expire(rdbkit_keyspace *ks, rdbkit_str key, const rdbkit_str *field, size_t n,
+                           unsigned condition,
+                           i64 ms) {
+    rdbkit_str value;
+    i64 old;
+    ks_key *k;
+    int st = ks_get(ks, key, RDBKIT_HASH, &k);
+    if (st || !k) return st;
+    for (size_t i = 0; !st && i < n; i++) {
+        const int found = obj_hash_get(&ks->env, k->v.p, field[i], &value, &old);
+        if (found && cmd_condition_holds(condition, old, ms))
+            st = ks_status(ks, obj_hash_expire(&ks->env, k->v.p, field[i], ms));
+    }
+    return st;
+}
+
+/* HPEXPIREAT and its like: key, time, conditions, FIELDS. */
+static int cmd_hash_expire_at(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int seconds, int relative) {
+    unsigned condition = 0, more;
+    size_t at = 3;
+    i64 ms;
+    for (; at < n && (more = cmd_condition(a[at])) != 0; at++) condition |= more;
+    if (!cmd_conditions_fit(condition)) return ks_refuse(ks, "options that exclude each other");
+    int st = cmd_hash_fields(ks, a, n, at, 1);
+    if (!st) st = cmd_hash_time(ks, a[2], seconds, relative, &ms);
+    return st ? st : cmd_hash_expire(ks, a[1], a + at + 2, n - at - 2, condition, ms);
+}
+
+static int cmd_hexpire(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_hash_expire_at(ks, a, n, 1, 1);
+}
+
+static int cmd_hpexpire(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_hash_expire_at(ks, a, n, 0, 1);
+}
+
+static int cmd_hexpireat(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_hash_expire_at(ks, a, n, 1, 0);
+}
+
+static int cmd_hpexpireat(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    return cmd_hash_expire_at(ks, a, n, 0, 0);
+}
+
+static int cmd_hpersist(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    int st = cmd_hash_fields(ks, a, n, 2, 1);
+    return st ? st : cmd_hash_expire(ks, a[1], a + 4, n - 4, 0, RDBKIT_NO_EXPIRY);
+}
+
+static int cmd_hgetdel(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    int st = cmd_hash_fields(ks, a, n, 2, 1);
+    return st ? st : cmd_remove(ks, a + 1, a + 4, n - 4, RDBKIT_HASH);
+}
+
+/* What stands between the key and FIELDS. */
+typedef struct cmd_hash_options {
+    int nx, xx, fnx, fxx, keep_ttl, persist;
+    int times;
+    i64 expire_ms; /* RDBKIT_NO_EXPIRY: no time given */
+} cmd_hash_options;
+
+/* Options up to FIELDS; *at: where that stands. */
+static int cmd_hash_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_hash_options *o,
+                               size_t *at) {
+    size_t i = 2;
+    int st = 0, seconds, relative;
+    memset(o, 0, sizeof *o);
+    o->expire_ms = RDBKIT_NO_EXPIRY;
+    for (; !st && i < n && !cmd_is(a[i], "fields"); i++) {
+        if (cmd_is(a[i], "nx")) o->nx = 1;
+        else if (cmd_is(a[i], "xx")) o->xx = 1;
+        else if (cmd_is(a[i], "fnx")) o->fnx = 1;
+        else if (cmd_is(a[i], "fxx")) o->fxx = 1;
+        else if (cmd_is(a[i], "keepttl")) o->keep_ttl = 1;
+        else if (cmd_is(a[i], "persist")) o->persist = 1;
+        else if (n - i > 1 && cmd_is_time(a[i], &seconds, &relative)) {
+            st = cmd_hash_time(ks, a[++i], seconds, relative, &o->expire_ms);
+            o->times++;
+        } else st = ks_refuse(ks, "syntax error");
+    }
+    *at = i;
+    const int excluded = o->keep_ttl + o->persist + (o->times > 0) > 1 || (o->nx && o->xx) || (o->fnx && o->fxx);
+    return !st && excluded ? ks_refuse(ks, "options that exclude each other") : st;
+}
+
+/* Whether the conditions of HSETEX are met; k: the hash, or NULL. */
+static int cmd_hsetex_allows(rdbkit_keyspace *ks, const ks_key *k, const cmd_hash_options *o,
+                             const rdbkit_str *a, size_t n) {
+    rdbkit_str value;
+    i64 expire_ms;
+    if (k ? o->nx : o->xx || o->fxx) return 0;
+    if (!k || !(o->fnx || o->fxx)) return 1;
+    for (size_t i = 0; i < n; i += 2)
+        if (obj_hash_get(&ks->env, k->v.p, a[i], &value, &expire_ms) != o->fxx) return 0;
+    return 1;
+}
+
+static int cmd_hsetex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_hash_options o;
+    size_t at;
+    ks_key *k;
+    rdbkit_str value;
+    i64 ms;
+    int st = cmd_hash_options_of(ks, a, n, &o, &at);
+    if (!st && o.persist) st = ks_refuse(ks, "syntax error");
+    if (!st) st = cmd_hash_fields(ks, a, n, at, 2);
+    if (!st) st = ks_get(ks, a[1], RDBKIT_HASH, &k);
+    if (st || !cmd_hsetex_allows(ks, k, &o, a + at + 2, n - at - 2)) return st;
+    st = ks_make(ks, a[1], RDBKIT_HASH, &k);
+    if (st) return st;
+    for (size_t i = at + 2; !st && i < n; i += 2) {
+        if (!o.keep_ttl || !obj_hash_get(&ks->env, k->v.p, a[i], &value, &ms)) ms = o.expire_ms;
+        st = ks_status(ks, obj_hash_put(&ks->env, k->v.p, a[i], a[i + 1], ms));
+    }
+    return cmd_done(ks, k, st);
+}
+
+static int cmd_hgetex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_hash_options o;
+    size_t at;
+    int st = cmd_hash_options_of(ks, a, n, &o, &at);
+    if (!st && (o.nx || o.xx || o.fnx || o.fxx || o.keep_ttl)) st = ks_refuse(ks, "syntax error");
+    if (!st) st = cmd_hash_fields(ks, a, n, at, 1);
+    if (st) return st;
+    if (!(o.persist || o.times)) return cmd_hash_expire(ks, a[1], NULL, 0, 0, 0);
+    return cmd_hash_expire(ks, a[1], a + at + 2, n - at - 2, 0, o.expire_ms);
+}
+
+/* ---- bits, HyperLogLogs, places, SORT ---- */
+
+/* ---- bits ---- */
+
+#define CMD_BITS_MAX \
+    ((i64)1 << 32) /* of a string of 512 MB: what servers allow unless configured otherwise */
+
+/* An offset in bits; with a width also #n, n times the width. */
+static int cmd_bit_offset(rdbkit_keyspace *ks, rdbkit_str s, int width, i64 *off) {
+    const size_t hash = width && s.len && s.data[0] == '#';
+    int bad =
+        s.len == hash || num_parse_i64(s.data + hash, s.len - hash, off) || *off < 0 || *off >= CMD_BITS_MAX;
+    if (!bad && hash) *off *= width;
+    if (bad || *off >= CMD_BITS_MAX) return ks_refuse(ks, "the bit offset is not an integer or out of range");
+    return 0;
+}
+
+/* The string of a name, made if it is not there, and at least so long. */
+static int cmd_bit_string(rdbkit_keyspace *ks, rdbkit_str name, i64 bits, ks_key **k) {
+    int st = ks_get(ks, name, RDBKIT_STRING, k);
+    if (!st && !*k) st = ks_set_string(ks, name, (rdbkit_str){"", 0}, k);
+    return st ? st : ks_string_grow(ks, k, (u64)((bits + 7) / 8));
+}
+
+static int cmd_setbit(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 off;
+    ks_key *k;
+    (void)n;
+    int st = cmd_bit_offset(ks, a[2], 0, &off);
+    if (st) return st;
+    if (a[3].len != 1 || (a[3].data[0] | 1) != '1') return ks_refuse(ks, "the bit is not 0 or 1");
+    st = cmd_bit_string(ks, a[1], off + 1, &k);
+    if (st) return st;
+    u8 *p = ks_string_bytes(k) + off / 8;
+    const unsigned shift = 7 - (unsigned)(off % 8), bit = a[3].data[0] == '1';
+    *p = (u8)((*p & ~(1u << shift)) | bit << shift);
+    return 0;
+}
+
+/* One operation of BITFIELD. */
+typedef struct cmd_field {
+    enum { CMD_FIELD_GET, CMD_FIELD_SET, CMD_FIELD_ADD, CMD_FIELD_OVERFLOW } op;
+    enum { CMD_FIELD_WRAP, CMD_FIELD_SAT, CMD_FIELD_FAIL } overflow; /* stays for those that follow */
+    int is_signed, width;
+    i64 off, value;
+} cmd_field;
+
+static int cmd_field_type(rdbkit_keyspace *ks, rdbkit_str s, cmd_field *f) {
+    i64 width = 0;
+    f->is_signed = s.len && s.data[0] == 'i';
+    const int known = f->is_signed || (s.len && s.data[0] == 'u');
+    if (!known || num_parse_i64(s.data + 1, s.len - 1, &width) || width < 1 || width > 63 + f->is_signed)
+        return ks_refuse(ks, "not a type of BITFIELD");
+    f->width = (int)width;
+    return 0;
+}
+
+static int cmd_field_overflow(rdbkit_keyspace *ks, rdbkit_str s, cmd_field *f) {
+    f->op = CMD_FIELD_OVERFLOW;
+    if (cmd_is(s, "wrap")) f->overflow = CMD_FIELD_WRAP;
+    else if (cmd_is(s, "sat")) f->overflow = CMD_FIELD_SAT;
+    else if (cmd_is(s, "fail")) f->overflow = CMD_FIELD_FAIL;
+    else return ks_refuse(ks, "not a rule of OVERFLOW");
+    return 0;
+}
+
+/* The operation at argument *i, which moves behind it. */
+static int cmd_field_next(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t *i, cmd_field *f) {
+    const rdbkit_str word = a[*i];
+    const size_t left = n - *i - 1;
+    if (cmd_is(word, "overflow") && left >= 1) {
+        *i += 2;
+        return cmd_field_overflow(ks, a[*i - 1], f);
+    }
+    if (cmd_is(word, "get") && left >= 2) f->op = CMD_FIELD_GET;
+    else if (cmd_is(word, "set") && left >= 3) f->op = CMD_FIELD_SET;
+    else if (cmd_is(word, "incrby") && left >= 3) f->op = CMD_FIELD_ADD;
+    else return ks_refuse(ks, "not an operation of BITFIELD");
+    int st = cmd_field_type(ks, a[*i + 1], f);
+    if (!st) st = cmd_bit_offset(ks, a[*i + 2], f->width, &f->off);
+    if (!st && f->op != CMD_FIELD_GET) st = cmd_int(ks, a[*i + 3], &f->value);
+    *i += f->op == CMD_FIELD_GET ? 3 : 4;
+    return st;
+}
+
+static u64 cmd_bits_get(const u8 *p, i64 off, int width) {
+    u64 v = 0;
+    for (; width > 0; width--, off++) v = v << 1 | ((unsigned)p[off / 8] >> (7 - off % 8) & 1);
+    return v;
+}
+
+static void cmd_bits_put(u8 *p, i64 off, int width, u64 v) {
+    for (off += width - 1; width > 0; width--, off--, v >>= 1) {
+        const unsigned shift = 7 - (unsigned)(off % 8);
+        p[off / 8] = (u8)((p[off / 8] & ~(1u << shift)) | (unsigned)(v & 1) << shift);
+    }
+}
+
+/* Whether the new value fits: 0, or 1 or -1 for which side of the type's range it left. *v: the value,
+ * wrapped. A negative value of an unsigned type left it on the upper side, unless by counting down; and so
+ * did, in all servers, one so low that its distance from the highest value is no int64. */
+static int cmd_field_value(const cmd_field *f, u64 old, u64 *v) {
+    const u64 sum = f->op == CMD_FIELD_ADD ? old + (u64)f->value : (u64)f->value;
+    *v = sum;
+    if (!f->is_signed) {
+        const u64 max = ((u64)1 << f->width) - 1;
+        if (f->op == CMD_FIELD_ADD && f->value < 0) return (u64)f->value + old > old ? -1 : 0;
+        return sum > max;
+    }
+    const i64 from = port_sign(old, f->width), max = (i64)(((u64)1 << (f->width - 1)) - 1), min = -max - 1;
+    if (f->op == CMD_FIELD_SET) {
+        const int far = f->width < 64 && f->value < max - INT64_MAX;
+        return f->value > max || far ? 1 : f->value < min ? -1 : 0;
+    }
+    if (f->value > 0 && from > max - f->value) return 1;
+    return f->value < 0 && from < min - f->value ? -1 : 0;
+}
+
+/* before_6: servers before 6.0, on x86, took every negative i64 for -1, and wrapped to -1 or 0. */
+static void cmd_field_run(const cmd_field *f, u8 *p, int before_6) {
+    u64 v;
+    const u64 max = f->width == 64 ? UINT64_MAX : ((u64)1 << f->width) - 1;
+    u64 old = cmd_bits_get(p, f->off, f->width);
+    if (before_6 && f->width == 64 && old >> 63) old = UINT64_MAX;
+    const int side = cmd_field_value(f, old, &v);
+    if (side && f->overflow == CMD_FIELD_FAIL) return;
+    if (before_6 && f->width == 64 && side) v = v >> 63 ? UINT64_MAX : 0;
+    if (side && f->overflow == CMD_FIELD_SAT) v = f->is_signed ? max >> 1 : max;
+    if (side < 0 && f->overflow == CMD_FIELD_SAT) v = f->is_signed ? (max >> 1) + 1 : 0;
+    cmd_bits_put(p, f->off, f->width, v);
+}
+
+static int cmd_bitfield(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_field f = {CMD_FIELD_GET, CMD_FIELD_WRAP, 0, 0, 0, 0};
+    i64 end = 0;
+    ks_key *k;
+    for (size_t i = 2; i < n;) {
+        int st = cmd_field_next(ks, a, n, &i, &f);
+        if (st) return st;
+        const int writes = f.op == CMD_FIELD_SET || f.op == CMD_FIELD_ADD;
+        if (writes && f.off + f.width > end) end = f.off + f.width;
+    }
+    int st = end ? cmd_bit_string(ks, a[1], end, &k) : ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (st || !end) return st;
+    f.overflow = CMD_FIELD_WRAP;
+    for (size_t i = 2; i < n;) {
+        st = cmd_field_next(ks, a, n, &i, &f);
+        if (st) return st;
+        if (f.op == CMD_FIELD_SET || f.op == CMD_FIELD_ADD) cmd_field_run(&f, ks_string_bytes(k), ks_before(ks, 600));
+    }
+    return 0;
+}
+
+typedef enum cmd_bitop_kind {
+    CMD_BITOP_AND,
+    CMD_BITOP_OR,
+    CMD_BITOP_XOR,
+    CMD_BITOP_NOT,
+    CMD_BITOP_DIFF,
+    CMD_BITOP_DIFF1,
+    CMD_BITOP_ANDOR,
+    CMD_BITOP_ONE,
+    CMD_BITOP_N
+} cmd_bitop_kind;
+
+/* acc op= s, which is no longer. */
+static void cmd_bitop_add(cmd_bitop_kind kind, u8 *acc, u8 *twice, rdbkit_str s, size_t len) {
+    const u8 *p = (const u8 *)s.data;
+    if (kind == CMD_BITOP_AND) {
+        for (size_t i = 0; i < s.len; i++) acc[i] &= p[i];
+        memset(acc + s.len, 0, len - s.len);
+    } else if (kind == CMD_BITOP_XOR) {
+        for (size_t i = 0; i < s.len; i++) acc[i] ^= p[i];
+    } else {
+        for (size_t i = 0; twice && i < s.len; i++) twice[i] |= acc[i] & p[i];
+        for (size_t i = 0; i < s.len; i++) acc[i] |= p[i];
+    }
+}
+
+/* The last step, with the first source in those that treat it otherwise than the rest. */
+static void cmd_bitop_end(cmd_bitop_kind kind, u8 *acc, const u8 *twice, rdbkit_str s, size_t len) {
+    const u8 *p = (const u8 *)s.data;
+    size_t i = 0;
+    if (kind == CMD_BITOP_NOT)
+        for (; i < len; i++) acc[i] = (u8)~acc[i];
+    if (kind == CMD_BITOP_ONE)
+        for (; i < len; i++) acc[i] &= (u8)~twice[i];
+    if (kind == CMD_BITOP_DIFF)
+        for (; i < s.len; i++) acc[i] = (u8)(p[i] & ~acc[i]);
+    if (kind == CMD_BITOP_DIFF1)
+        for (; i < s.len; i++) acc[i] &= (u8)~p[i];
+    if (kind == CMD_BITOP_ANDOR)
+        for (; i < s.len; i++) acc[i] &= p[i];
+    if ((kind == CMD_BITOP_DIFF || kind == CMD_BITOP_ANDOR) && i < len) memset(acc + i, 0, len - i);
+}
+
+/* The string of a name that was looked at before. */
+static rdbkit_str cmd_bitop_source(rdbkit_keyspace *ks, rdbkit_str name) {
+    const ks_key *k = ks_find(ks, name);
+    return k ? ks_string(k) : (rdbkit_str){"", 0};
+}
+
+static int cmd_bitop_kind_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_bitop_kind *kind) {
+    static const char *const names[CMD_BITOP_N] = {"and",  "or",    "xor",   "not",
+                                                   "diff", "diff1", "andor", "one"};
+    int i = 0;
+    while (i < CMD_BITOP_N && !cmd_is(a[1], names[i])) i++;
+    if (i == CMD_BITOP_N) return ks_refuse(ks, "not an operation of BITOP");
+    *kind = (cmd_bitop_kind)i;
+    if (*kind == CMD_BITOP_NOT && n != 4) return ks_refuse(ks, "NOT takes one source");
+    const int two = *kind == CMD_BITOP_DIFF || *kind == CMD_BITOP_DIFF1 || *kind == CMD_BITOP_ANDOR;
+    return two && n < 5 ? ks_refuse(ks, "DIFF, DIFF1 and ANDOR take two sources or more") : 0;
+}
+
+/* An empty scratch buffer with room for len bytes, or NULL. */
+static void *cmd_room(rdbkit_keyspace *ks, int i, size_t len) {
+    ks->tmp[i].len = 0;
+    return mem_buf_room(ks->env.mem, &ks->tmp[i], len) ? NULL : ks->tmp[i].data;
+}
+
+#define CMD_ROOM_KEPT 65536
+
+static void cmd_rooms_free(rdbkit_keyspace *ks) {
+    for (int i = 0; i < 4; i++)
+        if (ks->tmp[i].cap > CMD_ROOM_KEPT) mem_buf_free(ks->env.mem, &ks->tmp[i]);
+}
+
+/* The result in tmp[0], of len bytes. */
+static int cmd_bitop_run(rdbkit_keyspace *ks, cmd_bitop_kind kind, const rdbkit_str *source, size_t n,
+                         size_t len) {
+    u8 *acc = cmd_room(ks, 0, len), *twice = kind == CMD_BITOP_ONE ? cmd_room(ks, 1, len) : NULL;
+    if (!acc || (kind == CMD_BITOP_ONE && !twice)) return ks_nomem(ks);
+    const int apart = kind == CMD_BITOP_DIFF || kind == CMD_BITOP_DIFF1 || kind == CMD_BITOP_ANDOR;
+    const rdbkit_str first = cmd_bitop_source(ks, source[0]);
+    memset(acc, 0, len);
+    if (twice) memset(twice, 0, len);
+    if (!apart && first.len) memcpy(acc, first.data, first.len);
+    for (size_t i = 1; i < n; i++) cmd_bitop_add(kind, acc, twice, cmd_bitop_source(ks, source[i]), len);
+    cmd_bitop_end(kind, acc, twice, first, len);
+    return 0;
+}
+
+static int cmd_bitop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_bitop_kind kind = CMD_BITOP_AND;
+    size_t len = 0;
+    int st = cmd_bitop_kind_of(ks, a, n, &kind);
+    for (size_t i = 3; !st && i < n; i++) {
+        ks_key *k;
+        st = ks_get(ks, a[i], RDBKIT_STRING, &k);
+        if (!st && k && ks_string(k).len > len) len = ks_string(k).len;
+    }
+    if (st) return st;
+    if (len == 0) return ks_drop(ks, a[2]), 0;
+    st = cmd_bitop_run(ks, kind, a + 3, n - 3, len);
+    if (!st) st = ks_set_string(ks, a[2], (rdbkit_str){(const char *)ks->tmp[0].data, len}, NULL);
+    cmd_rooms_free(ks);
+    return st;
+}
+
+/* ---- HyperLogLogs ---- */
+
+/* A string that is one, or *k NULL. */
+static int cmd_hll_get(rdbkit_keyspace *ks, rdbkit_str name, ks_key **k) {
+    int st = ks_get(ks, name, RDBKIT_STRING, k);
+    return st || !*k || hll_is(ks_string(*k)) ? st : ks_refuse(ks, "the string is no HyperLogLog");
+}
+
+/* Have one to work upon: a dense one where it is, others in tmp[0]; an empty one if there is none. */
+static int cmd_hll_open(rdbkit_keyspace *ks, rdbkit_str name, ks_key **k, hll *h) {
+    int st = cmd_hll_get(ks, name, k);
+    if (st) return st;
+    if (*k && hll_is_dense(ks_string_bytes(*k))) {
+        *h = (hll){ks_string_bytes(*k), HLL_DENSE_LEN};
+        return 0;
+    }
+    h->data = cmd_room(ks, 0, HLL_ROOM);
+    if (!h->data) return ks_nomem(ks);
+    if (!*k) hll_init(h);
+    else memcpy(h->data, ks_string_bytes(*k), h->len = ks_string(*k).len);
+    return 0;
+}
+
+/* Put back what was worked upon. */
+static int cmd_hll_close(rdbkit_keyspace *ks, rdbkit_str name, ks_key *k, const hll *h) {
+    if (!k) return ks_set_string(ks, name, (rdbkit_str){(const char *)h->data, h->len}, NULL);
+    if (h->data == ks_string_bytes(k)) return 0;
+    int st = ks_string_grow(ks, &k, h->len);
+    if (st) return st;
+    memcpy(ks_string_bytes(k), h->data, h->len);
+    k->v.s.len = (u32)h->len;
+    return 0;
+}
+
+static int cmd_hll_damaged(rdbkit_keyspace *ks) { return ks_refuse(ks, "the HyperLogLog is damaged"); }
+
+static int cmd_pfadd(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    hll h;
+    int st = cmd_hll_open(ks, a[1], &k, &h);
+    if (st) return st;
+    int changed = !k;
+    for (size_t i = 2; i < n; i++) {
+        int value;
+        const u32 index = hll_register(a[i], &value);
+        st = hll_raise(&h, index, value);
+        if (st < 0) return cmd_hll_damaged(ks);
+        changed |= st;
+    }
+    if (!changed) return 0;
+    hll_set_stale(&h);
+    return cmd_hll_close(ks, a[1], k, &h);
+}
+
+static int cmd_pfmerge(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    u8 registers[HLL_REGISTERS] = {0};
+    int dense = 0;
+    ks_key *k;
+    hll h;
+    for (size_t i = 1; i < n; i++) {
+        int st = cmd_hll_get(ks, a[i], &k);
+        if (st) return st;
+        if (!k) continue;
+        dense |= hll_is_dense(ks_string_bytes(k));
+        if (hll_max(registers, ks_string_bytes(k), ks_string(k).len)) return cmd_hll_damaged(ks);
+    }
+    int st = cmd_hll_open(ks, a[1], &k, &h);
+    if (st) return st;
+    if (dense && hll_to_dense(&h)) return cmd_hll_damaged(ks);
+    for (u32 i = 0; i < HLL_REGISTERS; i++)
+        if (registers[i]) (void)hll_raise(&h, i, registers[i]);
+    hll_set_stale(&h);
+    return cmd_hll_close(ks, a[1], k, &h);
+}
+
+/* Of one key: servers keep the estimate in it. */
+static int cmd_pfcount(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    u64 estimate;
+    if (n > 2) return 0;
+    int st = cmd_hll_get(ks, a[1], &k);
+    if (st || !k || !(ks_string_bytes(k)[15] & 0x80)) return st;
+    if (hll_estimate(ks_string(k), &estimate)) return cmd_hll_damaged(ks);
+    port_put_le64(ks_string_bytes(k) + 8, estimate);
+    return 0;
+}
+
+static int cmd_pfdebug(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    hll h;
+    if (n != 3) return ks_refuse(ks, "wrong number of arguments");
+    const int changes = cmd_is(a[1], "getreg") || cmd_is(a[1], "todense");
+    if (!changes && !cmd_is(a[1], "decode") && !cmd_is(a[1], "encoding"))
+        return ks_refuse(ks, "unknown subcommand");
+    int st = cmd_hll_get(ks, a[2], &k);
+    if (st) return st;
+    if (!k) return ks_refuse(ks, "no such key");
+    if (!changes || hll_is_dense(ks_string_bytes(k))) return 0;
+    st = cmd_hll_open(ks, a[2], &k, &h);
+    if (st) return st;
+    return hll_to_dense(&h) ? cmd_hll_damaged(ks) : cmd_hll_close(ks, a[2], k, &h);
+}
+
+/* ---- rows that are sorted, for places and SORT ---- */
+
+typedef struct cmd_pick {
+    rdbkit_str text;
+    rdbkit_str by; /* data NULL: nothing */
+    double score, distance;
+} cmd_pick;
+
+/* Rows in tmp[0]; their order in the first n of tmp[1]. */
+typedef struct cmd_picks {
+    cmd_pick *row;
+    u32 *order;
+    u32 n;
+} cmd_picks;
+
+typedef int (*cmd_pick_cmp)(const cmd_pick *a, const cmd_pick *b);
+
+static int cmd_pick_add(rdbkit_keyspace *ks, const cmd_pick *row) {
+    return ks_status(ks, mem_buf_add(ks->env.mem, &ks->tmp[0], row, sizeof *row));
+}
+
+/* What cmd_pick_add() has put into tmp[0], in that order. */
+static int cmd_picks_of(rdbkit_keyspace *ks, cmd_picks *r) {
+    const size_t n = ks->tmp[0].len / sizeof *r->row;
+    if (n > UINT32_MAX / 8) return ks_nomem(ks);
+    r->row = (void *)ks->tmp[0].data;
+    r->n = (u32)n;
+    r->order = cmd_room(ks, 1, (n * 2 + 1) * sizeof *r->order);
+    if (!r->order) return ks_nomem(ks);
+    for (u32 i = 0; i < r->n; i++) r->order[i] = i;
+    return 0;
+}
+
+static void cmd_picks_reverse(cmd_picks *r) {
+    for (u32 i = 0; i < r->n; i++) r->order[i] = r->n - 1 - i;
+}
+
+/* Merge sort, which leaves equal rows as they are; no recursion, no malloc. */
+static void cmd_picks_sort(cmd_picks *r, cmd_pick_cmp cmp, int desc) {
+    u32 *from = r->order, *to = r->order + r->n;
+    for (u32 width = 1; width < r->n; width *= 2) {
+        for (u32 lo = 0; lo < r->n; lo += 2 * width) {
+            const u32 mid = r->n - lo > width ? lo + width : r->n,
+                      hi = r->n - mid > width ? mid + width : r->n;
+            u32 i = lo, j = mid;
+            for (u32 k = lo; k < hi; k++) {
+                const int c = i < mid && j < hi ? cmp(&r->row[from[i]], &r->row[from[j]]) : i < mid ? 0 : 1;
+                const int second = j < hi && (i == mid || (desc ? c < 0 : c > 0));
+                to[k] = second ? from[j++] : from[i++];
+            }
+        }
+        u32 *swap = from;
+        from = to, to = swap;
+    }
+    r->order = from;
+}
+
+static const cmd_pick *cmd_pick_at(const cmd_picks *r, u64 i) { return &r->row[r->order[i]]; }
+
+/* Rows at the edge of, or with inside, within, [from, to) that the order does not tell apart. */
+static int cmd_picks_tied(const cmd_picks *r, cmd_pick_cmp cmp, u64 from, u64 to, int inside) {
+    for (u64 i = from ? from : 1; from < to && i <= to && i < r->n; i++) {
+        if (!inside && i != from && i != to) continue;
+        const cmd_pick *a = cmd_pick_at(r, i - 1), *b = cmd_pick_at(r, i);
+        if (cmp(a, b) == 0 && !seq_same(a->text, b->text)) return 1;
+    }
+    return 0;
+}
+
+/* ---- places ---- */
+
+static int cmd_place(rdbkit_keyspace *ks, const rdbkit_str *a, geo_place *at) {
+    int st = cmd_double(ks, a[0], &at->lon);
+    if (!st) st = cmd_double(ks, a[1], &at->lat);
+    return st || geo_in_range(*at) ? st : ks_refuse(ks, "the longitude or latitude is out of range");
+}
+
+/* Only the servers' own: they log ZADD. */
+static int cmd_geoadd(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    int nx = 0, xx = 0, st = 0;
+    size_t i = 2;
+    geo_place at;
+    ks_key *k;
+    for (; i < n; i++) {
+        if (cmd_is(a[i], "nx")) nx = 1;
+        else if (cmd_is(a[i], "xx")) xx = 1;
+        else if (!cmd_is(a[i], "ch")) break;
+    }
+    if (i == n || (n - i) % 3 || (nx && xx)) return ks_refuse(ks, "wrong options or number of arguments");
+    for (size_t j = i; !st && j < n; j += 3) st = cmd_place(ks, a + j, &at);
+    if (!st) st = xx ? ks_get(ks, a[1], RDBKIT_ZSET, &k) : ks_make(ks, a[1], RDBKIT_ZSET, &k);
+    for (; !st && k && i < n; i += 3) {
+        double score;
+        st = cmd_place(ks, a + i, &at);
+        if (st) break;
+        const int has = obj_zset_score(&ks->env, k->v.p, a[i + 2], &score);
+        if (has ? nx : xx) continue;
+        st = ks_status(ks, obj_zset_put(&ks->env, k->v.p, a[i + 2], (double)geo_encode(at, GEO_STEPS)));
+    }
+    return st;
+}
+
+/* A search and what becomes of it. */
+typedef struct cmd_geo {
+    geo_shape shape;
+    const ks_key *source; /* NULL: not there */
+    rdbkit_str store;
+    int stores, distances;             /* stores: there is a destination; distances: they become the scores */
+    int by_member, by_place, by_shape; /* given */
+    int shows;                         /* an option that goes with an answer only */
+    int any, sort, desc;
+    i64 count; /* 0: all */
+} cmd_geo;
+
+static int cmd_geo_unit(rdbkit_keyspace *ks, rdbkit_str s, double *unit) {
+    if (cmd_is(s, "m")) *unit = 1;
+    else if (cmd_is(s, "km")) *unit = 1000;
+    else if (cmd_is(s, "ft")) *unit = 0.3048;
+    else if (cmd_is(s, "mi")) *unit = 1609.34;
+    else return ks_refuse(ks, "unknown unit");
+    return 0;
+}
+
+static int cmd_geo_size(rdbkit_keyspace *ks, rdbkit_str s, double *v) {
+    int st = cmd_double(ks, s, v);
+    return st || *v >= 0 ? st : ks_refuse(ks, "a size is negative");
+}
+
+/* radius unit */
+static int cmd_geo_circle(rdbkit_keyspace *ks, const rdbkit_str *a, cmd_geo *g) {
+    int st = cmd_geo_size(ks, a[0], &g->shape.width);
+    g->shape.kind = GEO_CIRCLE;
+    g->by_shape = 1;
+    return st ? st : cmd_geo_unit(ks, a[1], &g->shape.unit);
+}
+
+/* width height unit */
+static int cmd_geo_box(rdbkit_keyspace *ks, const rdbkit_str *a, cmd_geo *g) {
+    int st = cmd_geo_size(ks, a[0], &g->shape.width);
+    if (!st) st = cmd_geo_size(ks, a[1], &g->shape.height);
+    g->shape.kind = GEO_BOX;
+    g->by_shape = 1;
+    return st ? st : cmd_geo_unit(ks, a[2], &g->shape.unit);
+}
+
+/* n and as many places, in tmp[2]; *used: arguments. */
+static int cmd_geo_polygon(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_geo *g, size_t *used) {
+    i64 corners;
+    int st = cmd_int(ks, a[0], &corners);
+    if (st) return st;
+    if (corners < 3 || (u64)corners > (n - 1) / 2) return ks_refuse(ks, "wrong number of corners");
+    geo_place *p = cmd_room(ks, 2, (size_t)corners * sizeof *p);
+    if (!p) return ks_nomem(ks);
+    for (size_t i = 0; !st && i < (size_t)corners; i++) st = cmd_place(ks, a + 1 + 2 * i, &p[i]);
+    g->shape.kind = GEO_POLYGON;
+    g->shape.unit = 1;
+    g->shape.corners = p;
+    g->shape.corners_n = (size_t)corners;
+    g->by_shape = 1;
+    *used = 1 + 2 * (size_t)corners;
+    return st;
+}
+
+static int cmd_geo_member(rdbkit_keyspace *ks, rdbkit_str member, cmd_geo *g) {
+    double score;
+    g->by_member = 1;
+    if (!g->source) return 0;
+    if (!obj_zset_score(&ks->env, g->source->v.p, member, &score)) return ks_refuse(ks, "no such member");
+    g->shape.centre = geo_place_of(score);
+    return 0;
+}
+
+static int cmd_geo_count(rdbkit_keyspace *ks, rdbkit_str s, cmd_geo *g) {
+    int st = cmd_int(ks, s, &g->count);
+    return st || g->count > 0 ? st : ks_refuse(ks, "COUNT is not positive");
+}
+
+#define CMD_GEO_NONE 2 /* no such option */
+
+/* An option that all have, with left arguments behind it; *used: how many of them are its own. */
+static int cmd_geo_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t left, cmd_geo *g, size_t *used) {
+    *used = 0;
+    if (cmd_is(a[0], "any")) return g->any = 1, 0;
+    if (cmd_is(a[0], "asc")) return g->sort = 1, g->desc = 0, 0;
+    if (cmd_is(a[0], "desc")) return g->sort = g->desc = 1, 0;
+    if (cmd_is(a[0], "withdist") || cmd_is(a[0], "withhash") || cmd_is(a[0], "withcoord"))
+        return g->shows = 1, 0;
+    if (!cmd_is(a[0], "count") || left < 1) return CMD_GEO_NONE;
+    *used = 1;
+    return cmd_geo_count(ks, a[1], g);
+}
+
+/* GEORADIUS and GEORADIUSBYMEMBER: what follows their unit. */
+static int cmd_georadius_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t left, cmd_geo *g,
+                                size_t *used) {
+    const int distances = cmd_is(a[0], "storedist");
+    if ((!distances && !cmd_is(a[0], "store")) || left < 1) return cmd_geo_option(ks, a, left, g, used);
+    g->stores = 1;
+    g->distances = distances;
+    g->store = a[1];
+    *used = 1;
+    return 0;
+}
+
+static int cmd_geosearch_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t left, cmd_geo *g,
+                                size_t *used) {
+    const int polygon = g->by_shape && g->shape.kind == GEO_POLYGON;
+    const int box = g->by_shape && g->shape.kind == GEO_BOX,
+              circle = g->by_shape && g->shape.kind == GEO_CIRCLE;
+    if (cmd_is(a[0], "storedist")) return g->distances = 1, *used = 0, 0;
+    if (cmd_is(a[0], "frommember") && left >= 1 && !g->by_place && !polygon)
+        return *used = 1, cmd_geo_member(ks, a[1], g);
+    if (cmd_is(a[0], "fromlonlat") && left >= 2 && !g->by_member && !polygon)
+        return *used = 2, g->by_place = 1, cmd_place(ks, a + 1, &g->shape.centre);
+    if (cmd_is(a[0], "byradius") && left >= 2 && !box && !polygon)
+        return *used = 2, cmd_geo_circle(ks, a + 1, g);
+    if (cmd_is(a[0], "bybox") && left >= 3 && !circle && !polygon)
+        return *used = 3, cmd_geo_box(ks, a + 1, g);
+    if (cmd_is(a[0], "bypolygon") && left >= 2 && !circle && !box && !g->by_member && !g->by_place)
+        return cmd_geo_polygon(ks, a + 1, left, g, used);
+    return cmd_geo_option(ks, a, left, g, used);
+}
+
+/* Put the members of one cell that lie in the shape into rows; no more than limit (0: any number). */
+static int cmd_geo_scan(rdbkit_keyspace *ks, const cmd_geo *g, geo_cell cell, u64 limit) {
+    const obj_coll *z = g->source->v.p;
+    cmd_pick row = {{NULL, 0}, {NULL, 0}, 0, 0};
+    obj_zset_at at = obj_zset_index(z, obj_zset_below(z, (double)cell.min, 0));
+    while (obj_zset_next(z, &at, &row.text, &row.score) && row.score < (double)cell.max) {
+        if (limit && ks->tmp[0].len / sizeof row >= limit) break;
+        if (!geo_within(&g->shape, geo_place_of(row.score), &row.distance)) continue;
+        int st = cmd_pick_add(ks, &row);
+        if (st) return st;
+    }
+    return 0;
+}
+
+static int cmd_geo_nearer(const cmd_pick *a, const cmd_pick *b) {
+    return a->distance < b->distance ? -1 : a->distance > b->distance;
+}
+
+static int cmd_geo_store(rdbkit_keyspace *ks, const cmd_geo *g, const cmd_picks *r, u64 n) {
+    obj_coll *z = ks_value_new(ks, RDBKIT_ZSET);
+    int st = z ? 0 : ks_nomem(ks);
+    for (u64 i = 0; !st && i < n; i++) {
+        const cmd_pick *row = cmd_pick_at(r, i);
+        st = ks_status(ks, obj_zset_put(&ks->env, z, row->text,
+                                        g->distances ? row->distance / g->shape.unit : row->score));
+    }
+    if (!st) return ks_store(ks, g->store, RDBKIT_ZSET, z);
+    ks_value_free(ks, RDBKIT_ZSET, z);
+    return st;
+}
+
+static int cmd_geo_search(rdbkit_keyspace *ks, cmd_geo *g) {
+    geo_cell cell[GEO_CELLS];
+    cmd_picks r;
+    const u64 limit = g->any ? (u64)g->count : 0;
+    const int cells = geo_cells(&g->shape, cell);
+    int st = 0;
+    ks->tmp[0].len = 0;
+    for (int i = 0; !st && i < cells; i++) st = cmd_geo_scan(ks, g, cell[i], limit);
+    if (!st) st = cmd_picks_of(ks, &r);
+    if (st) return st;
+    u64 n = r.n;
+    if (g->count && (u64)g->count < n) { /* without, all are stored and no order matters */
+        n = (u64)g->count;
+        cmd_picks_sort(&r, cmd_geo_nearer, g->desc);
+        if (cmd_picks_tied(&r, cmd_geo_nearer, 0, n, 0))
+            st = ks_event(ks, RDBKIT_REPLAY_UNSURE, "COUNT chooses among places that are equally far");
+    }
+    return st ? st : cmd_geo_store(ks, g, &r, n);
+}
+
+/* After all options: is the command complete, and has it an effect? */
+static int cmd_geo_run(rdbkit_keyspace *ks, cmd_geo *g) {
+    if (g->stores && g->shows) return ks_refuse(ks, "an option does not go with storing");
+    if (g->any && !g->count) return ks_refuse(ks, "ANY without COUNT");
+    if (!g->stores) return 0;
+    if (!g->source) return ks_drop(ks, g->store), 0;
+    int st = cmd_geo_search(ks, g);
+    cmd_rooms_free(ks);
+    return st;
+}
+
+typedef int (*cmd_geo_option_fn)(rdbkit_keyspace *ks, const rdbkit_str *a, size_t left, cmd_geo *g,
+                                 size_t *used);
+
+static int cmd_geo_options(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_geo *g,
+                           cmd_geo_option_fn option) {
+    for (size_t i = 0; i < n; i++) {
+        size_t used;
+        int st = option(ks, a + i, n - i - 1, g, &used);
+        if (st) return st == CMD_GEO_NONE ? ks_refuse(ks, "wrong options") : st;
+        i += used;
+    }
+    return 0;
+}
+
+static int cmd_geo_source(rdbkit_keyspace *ks, rdbkit_str name, cmd_geo *g) {
+    ks_key *k;
+    memset(g, 0, sizeof *g);
+    int st = ks_get(ks, name, RDBKIT_ZSET, &k);
+    g->source = k;
+    return st;
+}
+
+static int cmd_georadius(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_geo g;
+    int st = cmd_geo_source(ks, a[1], &g);
+    if (!st) st = cmd_place(ks, a + 2, &g.shape.centre);
+    if (!st) st = cmd_geo_circle(ks, a + 4, &g);
+    if (!st) st = cmd_geo_options(ks, a + 6, n - 6, &g, cmd_georadius_option);
+    return st ? st : cmd_geo_run(ks, &g);
+}
+
+static int cmd_georadiusbymember(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_geo g;
+    int st = cmd_geo_source(ks, a[1], &g);
+    if (!st) st = cmd_geo_member(ks, a[2], &g);
+    if (!st && g.source) st = cmd_geo_circle(ks, a + 3, &g); /* servers look at the radius then only */
+    if (!st) st = cmd_geo_options(ks, a + 5, n - 5, &g, cmd_georadius_option);
+    return st ? st : cmd_geo_run(ks, &g);
+}
+
+static int cmd_geosearchstore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_geo g;
+    int st = cmd_geo_source(ks, a[2], &g);
+    g.stores = 1;
+    g.store = a[1];
+    if (!st) st = cmd_geo_options(ks, a + 3, n - 3, &g, cmd_geosearch_option);
+    if (st) return st;
+    const int polygon = g.by_shape && g.shape.kind == GEO_POLYGON;
+    if (!g.by_shape || !(polygon || g.by_member || g.by_place)) return ks_refuse(ks, "no centre or no shape");
+    return cmd_geo_run(ks, &g);
+}
+
+/* ---- SORT ---- */
+
+typedef struct cmd_sort_options {
+    const ks_key *source; /* NULL: not there */
+    rdbkit_str by, store;
+    int has_by, stores, native; /* native: BY without an asterisk, do not sort */
+    int desc, alpha;
+    i64 from, count; /* count below 0: all */
+    size_t gets;     /* how many GET */
+} cmd_sort_options;
+
+/* Servers look for the asterisk and the arrow as in C strings. */
+static size_t cmd_text_len(rdbkit_str s) {
+    const char *nul = s.len ? memchr(s.data, 0, s.len) : NULL;
+    return nul ? (size_t)(nul - s.data) : s.len;
+}
+
+static const char *cmd_asterisk(rdbkit_str pattern) {
+    const size_t len = cmd_text_len(pattern);
+    return len ? memchr(pattern.data, '*', len) : NULL;
+}
+
+/* The arrow of key->field, behind the asterisk, with a field; or NULL. */
+static const char *cmd_arrow(rdbkit_str pattern, const char *asterisk) {
+    const char *end = pattern.data + cmd_text_len(pattern);
+    for (const char *p = asterisk + 1; end - p > 2; p++)
+        if (p[0] == '-' && p[1] == '>') return p;
+    return NULL;
+}
+
+/* What a pattern gives for an element: data NULL for nothing. It stays where it is until a key changes; the
+ * name of the key is put together in tmp[3]. */
+static int cmd_sort_lookup(rdbkit_keyspace *ks, rdbkit_str pattern, rdbkit_str element, rdbkit_str *out) {
+    const char *star = cmd_asterisk(pattern);
+    *out = (rdbkit_str){NULL, 0};
+    if (!star) {
+        if (pattern.len == 1 && pattern.data[0] == '#') *out = element;
+        return 0;
+    }
+    const char *arrow = cmd_arrow(pattern, star), *end = pattern.data + pattern.len,
+               *tail = arrow ? arrow : end;
+    const rdbkit_shape shape = arrow ? RDBKIT_HASH : RDBKIT_STRING;
+    const size_t head = (size_t)(star - pattern.data), rest = (size_t)(tail - star) - 1;
+    char *name = cmd_room(ks, 3, head + element.len + rest + 1);
+    if (!name) return ks_nomem(ks);
+    memcpy(name, pattern.data, head);
+    if (element.len) memcpy(name + head, element.data, element.len);
+    memcpy(name + head + element.len, star + 1, rest);
+    const rdbkit_str key = {name, head + element.len + rest};
+    ks_key *k = ks_find(ks, key);
+    if (!k || k->shape != shape) return 0;
+    int st = ks_get(ks, key, shape, &k);
+    i64 expire_ms;
+    if (st) return st;
+    if (!arrow) *out = ks_string(k);
+    else
+        (void)obj_hash_get(&ks->env, k->v.p, (rdbkit_str){arrow + 2, (size_t)(end - arrow) - 2}, out,
+                           &expire_ms);
+    return 0;
+}
+
+/* A weight, as any server ever took it: all that strtod() takes, no text as 0, and what is too large or
+ * small as infinity or 0. 0 or -1. */
+static int cmd_sort_weight(rdbkit_str s, double *v) {
+    const u8 *p = (const u8 *)s.data, *end = p + cmd_text_len(s);
+    *v = 0;
+    if (p == end) return 0;
+    while (p < end && (*p == ' ' || (*p >= '\t' && *p <= '\r'))) p++;
+    if (cmd_parse_double(p, end, v) == 0) return 0;
+    return num_parse_double(p, (size_t)(end - p), v) || isnan(*v) ? -1 : 0;
+}
+
+static int cmd_sort_parse(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_sort_options *o) {
+    int st = 0;
+    for (size_t i = 2; !st && i < n; i++) {
+        const size_t left = n - i - 1;
+        if (cmd_is(a[i], "asc")) {
+            o->desc = 0;
+        } else if (cmd_is(a[i], "desc")) {
+            o->desc = 1;
+        } else if (cmd_is(a[i], "alpha")) {
+            o->alpha = 1;
+        } else if (cmd_is(a[i], "limit") && left >= 2) {
+            st = cmd_int(ks, a[i + 1], &o->from);
+            if (!st) st = cmd_int(ks, a[i + 2], &o->count);
+            i += 2;
+        } else if (cmd_is(a[i], "store") && left >= 1) {
+            o->stores = 1;
+            o->store = a[++i];
+        } else if (cmd_is(a[i], "by") && left >= 1) {
+            o->has_by = 1;
+            o->by = a[++i];
+            if (!cmd_asterisk(o->by)) o->native = 1;
+        } else if (cmd_is(a[i], "get") && left >= 1) {
+            o->gets++, i++;
+        } else {
+            st = ks_refuse(ks, "wrong options");
+        }
+    }
+    return st;
+}
+
+static int cmd_sort_source(rdbkit_keyspace *ks, rdbkit_str name, cmd_sort_options *o) {
+    ks_key *k = ks_find(ks, name);
+    if (!k) return 0;
+    const rdbkit_shape shape = (rdbkit_shape)k->shape;
+    if (shape != RDBKIT_LIST && shape != RDBKIT_SET && shape != RDBKIT_ZSET)
+        return ks_refuse(ks, "the key holds another type");
+    int st = ks_get(ks, name, shape, &k);
+    o->source = k;
+    if (o->native && shape == RDBKIT_SET) o->native = 0, o->alpha = 1, o->has_by = 0;
+    return st;
+}
+
+/* All elements as rows, in their native order. */
+static int cmd_sort_load(rdbkit_keyspace *ks, const ks_key *k) {
+    cmd_pick row = {{NULL, 0}, {NULL, 0}, 0, 0};
+    int st = 0;
+    ks->tmp[0].len = 0;
+    if (k->shape == RDBKIT_LIST) {
+        for (obj_list_at at = obj_list_begin(k->v.p); !st && at.node;) {
+            row.text = obj_list_next(&at);
+            st = cmd_pick_add(ks, &row);
+        }
+    } else if (k->shape == RDBKIT_SET) {
+        for (obj_iter it = OBJ_BEGIN; !st && obj_set_next(k->v.p, &it, &row.text);)
+            st = cmd_pick_add(ks, &row);
+    } else {
+        double score;
+        for (obj_zset_at at = obj_zset_index(k->v.p, 0);
+             !st && obj_zset_next(k->v.p, &at, &row.text, &score);)
+            st = cmd_pick_add(ks, &row);
+    }
+    return st;
+}
+
+static int cmd_sort_weigh(rdbkit_keyspace *ks, const cmd_sort_options *o, cmd_picks *r) {
+    for (u32 i = 0; i < r->n; i++) {
+        cmd_pick *row = &r->row[i];
+        row->by = row->text;
+        int st = o->has_by ? cmd_sort_lookup(ks, o->by, row->text, &row->by) : 0;
+        if (st) return st;
+        if (!o->alpha && row->by.data && cmd_sort_weight(row->by, &row->score))
+            return ks_refuse(ks, "a weight is not a number");
+    }
+    return 0;
+}
+
+static int cmd_sort_by_score(const cmd_pick *a, const cmd_pick *b) {
+    if (a->score != b->score) return a->score < b->score ? -1 : 1;
+    return obj_bytes_cmp(a->text, b->text);
+}
+
+static int cmd_sort_by_bytes(const cmd_pick *a, const cmd_pick *b) {
+    if (!a->by.data || !b->by.data) return (a->by.data != NULL) - (b->by.data != NULL);
+    return obj_bytes_cmp(a->by, b->by);
+}
+
+/* The rows [*from, *to) are the result. */
+static void cmd_sort_limit(const cmd_sort_options *o, u64 n, u64 *from, u64 *to) {
+    *from = o->from < 0 ? 0 : (u64)o->from < n ? (u64)o->from : n;
+    *to = o->count < 0 || (u64)o->count > n - *from ? n : *from + (u64)o->count;
+}
+
+static int cmd_sort_rows(rdbkit_keyspace *ks, const cmd_sort_options *o, cmd_picks *r, u64 from, u64 to) {
+    if (o->native) {
+        if (o->desc) cmd_picks_reverse(r);
+        return 0;
+    }
+    int st = cmd_sort_weigh(ks, o, r);
+    if (st) return st;
+    const cmd_pick_cmp cmp = o->alpha ? cmd_sort_by_bytes : cmd_sort_by_score;
+    cmd_picks_sort(r, cmp, o->desc);
+    if (!cmd_picks_tied(r, cmp, from, to, 1)) return 0;
+    return ks_event(ks, RDBKIT_REPLAY_UNSURE, "SORT ALPHA BY of elements with the same weight");
+}
+
+/* One element of the result: itself, or what each GET gives. */
+static int cmd_sort_push(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, rdbkit_str element,
+                         obj_list *l) {
+    int st = 0, gets = 0;
+    for (size_t i = 2; !st && i < n; i++) {
+        rdbkit_str value;
+        if (cmd_is(a[i], "get")) {
+            gets = 1;
+            st = cmd_sort_lookup(ks, a[i + 1], element, &value);
+            if (!st && !value.data) value = (rdbkit_str){"", 0};
+            if (!st) st = ks_status(ks, obj_list_push(&ks->env, l, 0, value));
+        }
+        const int one = cmd_is(a[i], "get") || cmd_is(a[i], "by") || cmd_is(a[i], "store");
+        i += one ? 1 : cmd_is(a[i], "limit") ? 2 : 0;
+    }
+    return st || gets ? st : ks_status(ks, obj_list_push(&ks->env, l, 0, element));
+}
+
+static int cmd_sort_store(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, const cmd_sort_options *o) {
+    cmd_picks r;
+    u64 from, to;
+    int st = cmd_sort_load(ks, o->source);
+    if (!st) st = cmd_picks_of(ks, &r);
+    if (st) return st;
+    cmd_sort_limit(o, r.n, &from, &to);
+    st = cmd_sort_rows(ks, o, &r, from, to);
+    if (st) return st;
+    obj_list *l = ks_value_new(ks, RDBKIT_LIST);
+    if (!l) return ks_nomem(ks);
+    for (u64 i = from; !st && i < to; i++) st = cmd_sort_push(ks, a, n, cmd_pick_at(&r, i)->text, l);
+    if (!st) return ks_store(ks, o->store, RDBKIT_LIST, l);
+    ks_value_free(ks, RDBKIT_LIST, l);
+    return st;
+}
+
+static int cmd_sort(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_sort_options o = {.count = -1};
+    int st = cmd_sort_parse(ks, a, n, &o);
+    if (!st) st = cmd_sort_source(ks, a[1], &o);
+    if (st || !o.stores) return st;
+    if (!o.source) return ks_drop(ks, o.store), 0;
+    st = cmd_sort_store(ks, a, n, &o);
+    cmd_rooms_free(ks);
+    return st;
+}
+
+/* ---- streams ---- */
+
+#define CMD_STREAM_FIELDS_MAX ((u64)1 << 30) /* bytes of an entry: servers refuse more */
+
+/* A number of an ID, as servers take it: by strtoull(), so blanks and a sign may stand before it; but not an
+ * int64 below 0 in canonical form. 0 or -1. */
+static int cmd_id_number(const char *p, const char *end, u64 *v) {
+    i64 i;
+    if (num_parse_i64(p, (size_t)(end - p), &i) == 0) {
+        *v = (u64)i;
+        return i < 0 ? -1 : 0;
+    }
+    while (p < end && (*p == ' ' || (*p >= '\t' && *p <= '\r'))) p++;
+    const int minus = p < end && *p == '-';
+    if (p < end && (*p == '-' || *p == '+')) p++;
+    u64 n = 0;
+    if (p == end) return -1;
+    for (; p < end; p++) {
+        if (*p < '0' || *p > '9') return -1;
+        const u64 digit = (u64)(*p - '0');
+        if (n > (UINT64_MAX - digit) / 10) return -1;
+        n = n * 10 + digit;
+    }
+    *v = minus ? 0 - n : n;
+    return 0;
+}
+
+/* ms or ms-seq; with any_seq also ms-*, which sets it. 0 or -1. */
+static int cmd_id_parse(rdbkit_str s, rdbkit_stream_id *id, int *any_seq) {
+    if (s.len == 0 || s.len > 127) return -1;
+    const char *end = s.data + s.len, *dash = memchr(s.data, '-', s.len);
+    if (any_seq) *any_seq = 0;
+    id->seq = 0;
+    if (cmd_id_number(s.data, dash ? dash : end, &id->ms)) return -1;
+    if (!dash) return 0;
+    if (any_seq && end - dash == 2 && dash[1] == '*') {
+        *any_seq = 1;
+        return 0;
+    }
+    return cmd_id_number(dash + 1, end, &id->seq);
+}
+
+static int cmd_id(rdbkit_keyspace *ks, rdbkit_str s, rdbkit_stream_id *id) {
+    return cmd_id_parse(s, id, NULL) == 0 ? 0 : ks_refuse(ks, "no such stream ID");
+}
+
+static int cmd_ids(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    rdbkit_stream_id id;
+    int st = 0;
+    for (size_t i = 0; i < n && !st; i++) st = cmd_id(ks, a[i], &id);
+    return st;
+}
+
+/* An ID that was checked. */
+static rdbkit_stream_id cmd_checked_id(rdbkit_str s) {
+    rdbkit_stream_id id = {0, 0};
+    (void)cmd_id_parse(s, &id, NULL);
+    return id;
+}
+
+/* The stream at a key: NULL if it is not there. */
+static int cmd_stream(rdbkit_keyspace *ks, rdbkit_str key, xs_stream **s) {
+    ks_key *k;
+    int st = ks_get(ks, key, RDBKIT_STREAM, &k);
+    *s = !st && k ? k->v.p : NULL;
+    return st;
+}
+
+static int cmd_stream_must(rdbkit_keyspace *ks, rdbkit_str key, xs_stream **s) {
+    int st = cmd_stream(ks, key, s);
+    return st || *s ? st : ks_refuse(ks, "no such key");
+}
+
+/* The consumer of a name: *c, if that is not NULL. A new one was last seen at the time that the file tells,
+ * or at 0. */
+static int cmd_consumer_make(rdbkit_keyspace *ks, xs_group *g, rdbkit_str name, xs_consumer **c) {
+    const u64 before = g->consumers.n;
+    if (*c) return 0;
+    *c = xs_consumer_make(&ks->env, g, name);
+    if (!*c) return ks_nomem(ks);
+    const i64 s = ks->command ? ks->command->timestamp_s : RDBKIT_NO_TIMESTAMP;
+    if (g->consumers.n > before && s > 0 && s <= INT64_MAX / 1000) (*c)->seen_ms = s * 1000;
+    return 0;
+}
+
+/* ---- trimming, and what deleting does to pending entries ---- */
+
+typedef enum cmd_refs { CMD_REFS_NONE, CMD_REFS_KEEP, CMD_REFS_DELETE, CMD_REFS_ACKED } cmd_refs;
+
+static cmd_refs cmd_refs_word(rdbkit_str s) {
+    if (cmd_is(s, "keepref")) return CMD_REFS_KEEP;
+    if (cmd_is(s, "delref")) return CMD_REFS_DELETE;
+    return cmd_is(s, "acked") ? CMD_REFS_ACKED : CMD_REFS_NONE;
+}
+
+typedef struct cmd_trim {
+    enum { CMD_TRIM_NONE, CMD_TRIM_MAXLEN, CMD_TRIM_MINID } by;
+    int approximate;
+    u64 length;
+    rdbkit_stream_id id;
+    cmd_refs refs;
+    i64 limit; /* loaders check that it is a number, and ignore it */
+    /* of XADD alone */
+    int only_existing, idempotent;
+} cmd_trim;
+
+/* MAXLEN or MINID at a[*i]; *i moves to its last argument. */
+static int cmd_trim_by(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t *i, cmd_trim *t) {
+    if (t->by != CMD_TRIM_NONE) return ks_refuse(ks, "MAXLEN and MINID at the same time");
+    t->by = cmd_is(a[*i], "maxlen") ? CMD_TRIM_MAXLEN : CMD_TRIM_MINID;
+    if (n - *i > 2) {
+        t->approximate = cmd_is(a[*i + 1], "~");
+        if (t->approximate || cmd_is(a[*i + 1], "=")) ++*i;
+    }
+    const rdbkit_str value = a[++*i];
+    i64 length;
+    if (t->by == CMD_TRIM_MINID) return cmd_id(ks, value, &t->id);
+    int st = cmd_int(ks, value, &length);
+    if (st) return st;
+    t->length = (u64)length;
+    return length < 0 ? ks_refuse(ks, "MAXLEN below 0") : 0;
+}
+
+/* One option of XADD and XTRIM at a[*i], which moves to its last argument. *found: 0 if there is none. */
+static int cmd_trim_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t *i, cmd_trim *t,
+                           int *found) {
+    const size_t more = n - *i - 1;
+    const cmd_refs refs = cmd_refs_word(a[*i]);
+    *found = 1;
+    if ((cmd_is(a[*i], "maxlen") || cmd_is(a[*i], "minid")) && more) return cmd_trim_by(ks, a, n, i, t);
+    if (refs != CMD_REFS_NONE) {
+        t->refs = refs;
+        return 0;
+    }
+    *found = cmd_is(a[*i], "limit") && more;
+    if (!*found) return 0;
+    int st = cmd_int(ks, a[++*i], &t->limit);
+    if (!st && t->limit < 0) st = ks_refuse(ks, "LIMIT below 0");
+    return st;
+}
+
+static int cmd_trim_done(rdbkit_keyspace *ks, const cmd_trim *t) {
+    return t->limit && t->by == CMD_TRIM_NONE ? ks_refuse(ks, "LIMIT without MAXLEN or MINID") : 0;
+}
+
+/* Delete an entry as refs says. 1: deleted. */
+static int cmd_stream_delete(rdbkit_keyspace *ks, xs_stream *s, rdbkit_stream_id id, cmd_refs refs) {
+    if (refs == CMD_REFS_ACKED && xs_referenced(s, id)) return 0;
+    if (refs == CMD_REFS_DELETE) xs_ack_all(&ks->env, s, id);
+    return xs_delete(&ks->env, s, id);
+}
+
+/* Trim one entry after another, from the first. */
+static int cmd_trim_refs(rdbkit_keyspace *ks, xs_stream *s, const cmd_trim *t) {
+    rdbkit_stream_id id = {0, 0};
+    xs_at at;
+    xs_entry en;
+    int kept = 0;
+    while (xs_seek(s, id, &at, &en)) {
+        if (t->by == CMD_TRIM_MAXLEN ? s->length <= t->length : strm_id_cmp(en.id, t->id) >= 0) break;
+        kept |= !cmd_stream_delete(ks, s, en.id, t->refs);
+        id = en.id;
+        if (++id.seq == 0 && ++id.ms == 0) break;
+    }
+    return kept ? ks_event(ks, RDBKIT_REPLAY_UNSURE,
+                            "ACKED kept entries: how far a server looks depends on its nodes")
+                : 0;
+}
+
+/* What ~ drops depends on the server's nodes; but not if that is nothing, or all. */
+static int cmd_trim_known(const xs_stream *s, const cmd_trim *t) {
+    if (t->by == CMD_TRIM_MAXLEN) return t->length == 0 || s->length <= t->length;
+    return strm_id_cmp(t->id, s->last_id) > 0 || strm_id_cmp(t->id, xs_first_id(s)) <= 0;
+}
+
+static int cmd_trim_run(rdbkit_keyspace *ks, xs_stream *s, const cmd_trim *t) {
+    if (t->by == CMD_TRIM_NONE || s->length == 0) return 0;
+    if (t->approximate && !cmd_trim_known(s, t))
+        return ks_event(ks, RDBKIT_REPLAY_UNSURE, "approximate trimming, which is left out");
+    if (s->groups.n && t->refs > CMD_REFS_KEEP) return cmd_trim_refs(ks, s, t);
+    if (t->by == CMD_TRIM_MAXLEN) xs_trim_length(&ks->env, s, t->length);
+    else xs_trim_id(&ks->env, s, t->id);
+    return 0;
+}
+
+/* ---- XADD, XTRIM, XDEL, XSETID ---- */
+
+typedef struct cmd_xadd_id {
+    size_t at; /* the argument */
+    rdbkit_stream_id id;
+    int any, any_seq; /* it is *, or ms-* */
+} cmd_xadd_id;
+
+/* Options up to the ID. */
+static int cmd_xadd_options(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_trim *t,
+                            cmd_xadd_id *id) {
+    int st = 0, found;
+    size_t i = 2;
+    for (; i < n; i++) {
+        const size_t more = n - i - 1;
+        id->any = cmd_is(a[i], "*");
+        if (id->any) break;
+        st = cmd_trim_option(ks, a, n, &i, t, &found);
+        if (st) return st;
+        if (found) continue;
+        if (cmd_is(a[i], "nomkstream")) {
+            t->only_existing = 1;
+        } else if (cmd_is(a[i], "idmp") && more >= 2) {
+            t->idempotent = 1, i += 2;
+        } else if (cmd_is(a[i], "idmpauto") && more) {
+            t->idempotent = 1, i++;
+        } else {
+            if (cmd_id_parse(a[i], &id->id, &id->any_seq)) return ks_refuse(ks, "no such stream ID");
+            break;
+        }
+    }
+    id->at = i;
+    if (i >= n || n - i < 3 || (n - i) % 2 == 0) return ks_refuse(ks, "wrong number of arguments");
+    return cmd_trim_done(ks, t);
+}
+
+/* The ID that an XADD gives behind the last one. */
+static int cmd_xadd_next(rdbkit_keyspace *ks, rdbkit_stream_id last, cmd_xadd_id *id) {
+    int st = 0;
+    if (last.ms == UINT64_MAX && last.seq == UINT64_MAX)
+        return ks_refuse(ks, "the stream has used its last ID");
+    if (id->any) {
+        const i64 ms = cmd_now(ks);
+        const u64 now = ms > 0 ? (u64)ms : 0;
+        id->id = last;
+        if (now > last.ms) id->id = (rdbkit_stream_id){now, 0};
+        else if (++id->id.seq == 0) id->id.ms++;
+    } else if (id->any_seq && id->id.ms == last.ms) {
+        id->id.seq = last.seq + 1;
+    }
+    if (strm_id_cmp(id->id, last) <= 0) return ks_refuse(ks, "an ID that is not above the stream's last one");
+    if (id->any) st = ks_event(ks, RDBKIT_REPLAY_RELATIVE, "a stream ID by the clock");
+    return st;
+}
+
+/* The fields of an entry, packed, in ks->tmp[0]. */
+static int cmd_xadd_fields(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    mem_buf *b = &ks->tmp[0];
+    u64 len = 0;
+    b->len = 0;
+    for (size_t i = 0; i < n; i++) {
+        len += a[i].len;
+        if (len > CMD_STREAM_FIELDS_MAX) return ks_refuse(ks, "an entry of more than 1 GiB");
+        if (xs_put_text(ks->env.mem, b, a[i])) return ks_nomem(ks);
+    }
+    return 0;
+}
+
+static int cmd_xadd(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_trim t = {CMD_TRIM_NONE, 0, 0, {0, 0}, CMD_REFS_NONE, 0, 0, 0};
+    cmd_xadd_id id = {0, {0, 0}, 0, 0};
+    xs_stream *s;
+    ks_key *k;
+    int st = cmd_xadd_options(ks, a, n, &t, &id);
+    if (!st) st = cmd_stream(ks, a[1], &s);
+    if (st || (!s && t.only_existing)) return st;
+    if (t.idempotent && id.any)
+        return 0; /* a repetition, which added nothing: of all others the ID is known */
+    st = cmd_xadd_next(ks, s ? s->last_id : xs_zero, &id);
+    if (!st) st = cmd_xadd_fields(ks, a + id.at + 1, n - id.at - 1);
+    if (st) return st;
+    if (!s) {
+        st = ks_make(ks, a[1], RDBKIT_STREAM, &k);
+        if (st) return st;
+        s = k->v.p;
+    }
+    st = ks_status(ks, xs_add(&ks->env, s, id.id, &ks->tmp[0], (n - id.at - 1) / 2));
+    if (st) return st;
+    s->last_id = id.id;
+    s->entries_added++;
+    return cmd_trim_run(ks, s, &t);
+}
+
+static int cmd_xtrim(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_trim t = {CMD_TRIM_NONE, 0, 0, {0, 0}, CMD_REFS_NONE, 0, 0, 0};
+    xs_stream *s;
+    int st = 0, found;
+    for (size_t i = 2; i < n && !st; i++) {
+        st = cmd_trim_option(ks, a, n, &i, &t, &found);
+        if (!st && !found) st = ks_refuse(ks, "syntax error");
+    }
+    if (!st) st = cmd_trim_done(ks, &t);
+    if (!st && t.by == CMD_TRIM_NONE) st = ks_refuse(ks, "neither MAXLEN nor MINID");
+    if (!st) st = cmd_stream(ks, a[1], &s);
+    return st || !s ? st : cmd_trim_run(ks, s, &t);
+}
+
+static void cmd_stream_deleted(xs_stream *s, rdbkit_stream_id id) {
+    if (strm_id_cmp(id, s->max_deleted) > 0) s->max_deleted = id;
+}
+
+static int cmd_xdel(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    xs_stream *s;
+    int st = cmd_stream(ks, a[1], &s);
+    if (!st && s) st = cmd_ids(ks, a + 2, n - 2);
+    if (st || !s) return st;
+    for (size_t i = 2; i < n; i++) {
+        const rdbkit_stream_id id = cmd_checked_id(a[i]);
+        if (xs_delete(&ks->env, s, id)) cmd_stream_deleted(s, id);
+    }
+    return 0;
+}
+
+static int cmd_xsetid_check(rdbkit_keyspace *ks, const xs_stream *s, rdbkit_stream_id id, i64 added) {
+    if (strm_id_cmp(id, s->max_deleted) < 0 && !ks_before(ks, 702))
+        return ks_refuse(ks, "an ID below the greatest deleted one");
+    if (s->length == 0) return 0;
+    if (strm_id_cmp(id, xs_newest_id(s)) < 0) return ks_refuse(ks, "an ID below the newest entry");
+    return added >= 0 && s->length > (u64)added ? ks_refuse(ks, "ENTRIESADDED below the length") : 0;
+}
+
+static int cmd_xsetid(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    rdbkit_stream_id id, deleted = {0, 0};
+    i64 added = -1;
+    xs_stream *s;
+    int st = cmd_id(ks, a[2], &id);
+    for (size_t i = 3; i < n && !st; i += 2) {
+        if (i + 1 < n && cmd_is(a[i], "entriesadded")) {
+            st = cmd_int(ks, a[i + 1], &added);
+            if (!st && added < 0) st = ks_refuse(ks, "ENTRIESADDED below 0");
+        } else if (i + 1 < n && cmd_is(a[i], "maxdeletedid")) {
+            st = cmd_id(ks, a[i + 1], &deleted);
+            if (!st && strm_id_cmp(id, deleted) < 0) st = ks_refuse(ks, "an ID below MAXDELETEDID");
+        } else {
+            st = ks_refuse(ks, "syntax error");
+        }
+    }
+    if (!st) st = cmd_stream_must(ks, a[1], &s);
+    if (!st) st = cmd_xsetid_check(ks, s, id, added);
+    if (st) return st;
+    s->last_id = id;
+    if (added >= 0) s->entries_added = (u64)added;
+    if (strm_id_cmp(deleted, xs_zero) != 0) s->max_deleted = deleted;
+    return 0;
+}
+
+/* ---- XGROUP ---- */
+
+/* Options of CREATE and SETID, from a[5] on. */
+static int cmd_xgroup_options(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int *make,
+                              i64 *entries_read) {
+    int st = 0;
+    for (size_t i = 5; i < n && !st; i++) {
+        if (make && cmd_is(a[i], "mkstream")) {
+            *make = 1;
+        } else if (i + 1 < n && cmd_is(a[i], "entriesread")) {
+            st = cmd_int(ks, a[++i], entries_read);
+            if (!st && *entries_read < -1) st = ks_refuse(ks, "ENTRIESREAD below -1");
+        } else {
+            st = ks_refuse(ks, "syntax error");
+        }
+    }
+    return st;
+}
+
+static int cmd_xgroup_create(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    rdbkit_stream_id id = {0, 0};
+    i64 entries_read = RDBKIT_ENTRIES_READ_UNKNOWN;
+    int make = 0;
+    xs_stream *s;
+    ks_key *k;
+    int st = cmd_xgroup_options(ks, a, n, &make, &entries_read);
+    if (!st && (n < 5 || n > 8)) st = ks_refuse(ks, "wrong number of arguments");
+    if (!st) st = make ? cmd_stream(ks, a[2], &s) : cmd_stream_must(ks, a[2], &s);
+    if (st) return st;
+    if (!cmd_is(a[4], "$")) st = cmd_id(ks, a[4], &id);
+    else if (s) id = s->last_id;
+    if (!st && s && xs_group_get(s, a[3])) st = ks_refuse(ks, "the group exists");
+    if (!st && !s && (st = ks_make(ks, a[2], RDBKIT_STREAM, &k)) == 0) s = k->v.p;
+    if (st) return st;
+    xs_group *g = xs_group_add(&ks->env, s, a[3]);
+    if (!g) return ks_nomem(ks);
+    g->last_id = id;
+    g->entries_read = entries_read;
+    return 0;
+}
+
+static int cmd_xgroup_setid(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, const xs_stream *s,
+                            xs_group *g) {
+    rdbkit_stream_id id = s->last_id;
+    i64 entries_read = RDBKIT_ENTRIES_READ_UNKNOWN;
+    int st = n == 5 || n == 7 ? 0 : ks_refuse(ks, "wrong number of arguments");
+    if (!st) st = cmd_xgroup_options(ks, a, n, NULL, &entries_read);
+    if (st) return st;
+    if (cmd_is(a[4], "-")) id = xs_zero;
+    else if (cmd_is(a[4], "+")) id.ms = id.seq = UINT64_MAX;
+    else if (!cmd_is(a[4], "$")) st = cmd_id(ks, a[4], &id);
+    if (st) return st;
+    g->last_id = id;
+    g->entries_read = entries_read;
+    return 0;
+}
+
+static int cmd_xgroup(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int setid = cmd_is(a[1], "setid"), make = cmd_is(a[1], "createconsumer");
+    const int drop = cmd_is(a[1], "delconsumer"), destroy = cmd_is(a[1], "destroy");
+    xs_consumer *c = NULL;
+    xs_stream *s;
+    if (n == 2 && cmd_is(a[1], "help")) return 0;
+    if (cmd_is(a[1], "create")) return cmd_xgroup_create(ks, a, n);
+    if (!setid && !make && !drop && !destroy) return ks_refuse(ks, "no such subcommand");
+    if (n < 4 || (!setid && n != (destroy ? 4u : 5u))) return ks_refuse(ks, "wrong number of arguments");
+    int st = cmd_stream_must(ks, a[2], &s);
+    if (st) return st;
+    if (destroy) {
+        (void)xs_group_drop(&ks->env, s, a[3]);
+        return 0;
+    }
+    xs_group *g = xs_group_get(s, a[3]);
+    if (!g) return ks_refuse(ks, "no such group");
+    if (setid) return cmd_xgroup_setid(ks, a, n, s, g);
+    if (make) return cmd_consumer_make(ks, g, a[4], &c);
+    (void)xs_consumer_drop(&ks->env, g, a[4]);
+    return 0;
+}
+
+/* ---- XACK, XCLAIM ---- */
+
+static int cmd_xack(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    xs_stream *s;
+    int st = cmd_stream(ks, a[1], &s);
+    xs_group *g = !st && s ? xs_group_get(s, a[2]) : NULL;
+    if (!g) return st;
+    st = cmd_ids(ks, a + 3, n - 3);
+    for (size_t i = 3; i < n && !st; i++) (void)xs_ack(&ks->env, g, cmd_checked_id(a[i]));
+    return st;
+}
+
+typedef struct cmd_claim {
+    size_t ids_end; /* IDs are a[5] to before this */
+    i64 min_idle, time_ms, count;
+    int timed, force, just_id, clock; /* timed: by TIME; clock: now decided */
+    rdbkit_stream_id last_id;
+    rdbkit_str name;
+    xs_consumer *to; /* NULL: not needed yet */
+    int claimed;     /* one was */
+    u64 gone;        /* messages that were pending, but deleted */
+} cmd_claim;
+
+static int cmd_claim_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t *i, cmd_claim *c) {
+    if (cmd_is(a[*i], "force")) return c->force = 1, 0;
+    if (cmd_is(a[*i], "justid")) return c->just_id = 1, 0;
+    if (*i + 1 == n) return ks_refuse(ks, "syntax error");
+    const rdbkit_str word = a[*i], value = a[++*i];
+    i64 idle = 0;
+    int st;
+    if (cmd_is(word, "retrycount")) return cmd_int(ks, value, &c->count);
+    if (cmd_is(word, "lastid")) return cmd_id(ks, value, &c->last_id);
+    if (cmd_is(word, "time")) {
+        st = cmd_int(ks, value, &c->time_ms);
+        c->timed = 1;
+    } else if (cmd_is(word, "idle")) {
+        st = cmd_int(ks, value, &idle);
+        c->time_ms = idle < 0 ? cmd_now(ks) : (i64)((u64)cmd_now(ks) - (u64)idle);
+        c->timed = 0;
+    } else {
+        st = ks_refuse(ks, "syntax error");
+    }
+    return st;
+}
+
+/* All arguments from a[4] on. */
+static int cmd_claim_options(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_claim *c) {
+    rdbkit_stream_id id;
+    int st = cmd_int(ks, a[4], &c->min_idle);
+    size_t i = 5;
+    while (i < n && cmd_id_parse(a[i], &id, NULL) == 0) i++;
+    c->ids_end = i;
+    for (; i < n && !st; i++) st = cmd_claim_option(ks, a, n, &i, c);
+    if (c->time_ms < 0) c->time_ms = cmd_now(ks), c->timed = 0;
+    return st;
+}
+
+/* Claim one ID. A message that is gone is no longer pending; servers before 7.0 keep it so, and let it be
+ * claimed. */
+static int cmd_claim_one(rdbkit_keyspace *ks, const xs_stream *s, xs_group *g, rdbkit_stream_id id,
+                         cmd_claim *c) {
+    const int here = xs_has(s, id);
+    if (!here && !ks_before(ks, 700)) {
+        c->gone += (u64)xs_ack(&ks->env, g, id);
+        return 0;
+    }
+    xs_pending *p = xs_pending_get(g, id);
+    if (!p && (!c->force || !here)) return 0;
+    if (p && c->min_idle > 0) {
+        c->clock = 1;
+        if (cmd_now(ks) < p->delivery_ms || cmd_now(ks) - p->delivery_ms < c->min_idle) return 0;
+    }
+    int st = cmd_consumer_make(ks, g, c->name, &c->to);
+    if (st) return st;
+    if (p) xs_pending_give(p, c->to);
+    else if ((p = xs_pending_add(&ks->env, g, id, c->to)) == NULL) return ks_nomem(ks);
+    p->delivery_ms = c->time_ms;
+    if (c->count >= 0) p->delivery_count = (u64)c->count;
+    else if (!c->just_id) p->delivery_count++;
+    c->claimed = 1;
+    return 0;
+}
+
+static int cmd_claim_all(rdbkit_keyspace *ks, const rdbkit_str *a, const xs_stream *s, xs_group *g,
+                         cmd_claim *c) {
+    int st = 0;
+    for (size_t i = 5; i < c->ids_end && !st; i++) st = cmd_claim_one(ks, s, g, cmd_checked_id(a[i]), c);
+    if (!st && !c->to && !ks_before(ks, 702)) st = cmd_consumer_make(ks, g, c->name, &c->to);
+    if (st) return st;
+    if (c->claimed && c->time_ms > c->to->active_ms) c->to->active_ms = c->time_ms;
+    if (c->claimed && c->time_ms > c->to->seen_ms) c->to->seen_ms = c->time_ms;
+    if (c->gone && !ks->release)
+        return ks_event(ks, RDBKIT_REPLAY_UNSURE,
+                         "a deleted message was claimed: servers before 7.0 keep it pending");
+    return (c->claimed && !c->timed) || c->clock
+               ? ks_event(ks, RDBKIT_REPLAY_RELATIVE, "a delivery time by the clock")
+               : 0;
+}
+
+static int cmd_xclaim(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_claim c = {.time_ms = -1, .count = -1, .name = a[3]};
+    xs_stream *s;
+    int st = cmd_stream_must(ks, a[1], &s);
+    xs_group *g = st ? NULL : xs_group_get(s, a[2]);
+    if (!st && !g) st = ks_refuse(ks, "no such group");
+    if (!st) st = cmd_claim_options(ks, a, n, &c);
+    if (st) return st;
+    if (strm_id_cmp(c.last_id, g->last_id) > 0) g->last_id = c.last_id;
+    return cmd_claim_all(ks, a, s, g, &c);
+}
+
+/* Servers log what these did as XCLAIM and XGROUP. */
+static int cmd_never_logged(rdbkit_keyspace *ks) {
+    return ks_event(ks, RDBKIT_REPLAY_UNSURE, "a command that servers do not log, left out");
+}
+
+static int cmd_xreadgroup(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)a, (void)n;
+    return cmd_never_logged(ks);
+}
+
+static int cmd_xautoclaim(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)a, (void)n;
+    return cmd_never_logged(ks);
+}
+
+/* ---- Redis 8.2 and later ---- */
+
+typedef struct cmd_id_list {
+    cmd_refs refs;
+    size_t at, n; /* the IDs */
+} cmd_id_list;
+
+/* [KEEPREF | DELREF | ACKED] IDS n id.. */
+static int cmd_id_list_parse(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t i, cmd_id_list *l) {
+    l->refs = CMD_REFS_NONE;
+    l->at = l->n = 0;
+    for (; i < n; i++) {
+        const cmd_refs refs = cmd_refs_word(a[i]);
+        i64 count;
+        if (refs != CMD_REFS_NONE && l->refs == CMD_REFS_NONE) {
+            l->refs = refs;
+            continue;
+        }
+        if (!cmd_is(a[i], "ids") || l->at || n - i < 3) return ks_refuse(ks, "syntax error");
+        int st = cmd_int(ks, a[i + 1], &count);
+        if (st) return st;
+        if (count <= 0 || (u64)count > n - i - 2) return ks_refuse(ks, "a wrong number of IDs");
+        l->at = i + 2;
+        l->n = (size_t)count;
+        i += 1 + l->n;
+        st = cmd_ids(ks, a + l->at, l->n);
+        if (st) return st;
+    }
+    return l->at ? 0 : ks_refuse(ks, "syntax error");
+}
+
+static int cmd_xdelex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_id_list l;
+    xs_stream *s;
+    int st = cmd_id_list_parse(ks, a, n, 2, &l);
+    if (!st) st = cmd_stream(ks, a[1], &s);
+    if (st || !s) return st;
+    for (size_t i = 0; i < l.n; i++) {
+        const rdbkit_stream_id id = cmd_checked_id(a[l.at + i]);
+        if (cmd_stream_delete(ks, s, id, l.refs)) cmd_stream_deleted(s, id);
+    }
+    return 0;
+}
+
+static int cmd_xackdel(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_id_list l;
+    xs_stream *s;
+    int st = cmd_id_list_parse(ks, a, n, 3, &l);
+    if (!st) st = cmd_stream(ks, a[1], &s);
+    xs_group *g = !st && s ? xs_group_get(s, a[2]) : NULL;
+    if (!g) return st;
+    for (size_t i = 0; i < l.n; i++) {
+        const rdbkit_stream_id id = cmd_checked_id(a[l.at + i]);
+        if (xs_ack(&ks->env, g, id) && cmd_stream_delete(ks, s, id, l.refs)) cmd_stream_deleted(s, id);
+    }
+    return 0;
+}
+
+/* Which messages of a producer are known is not kept: replay needs it only for a repetition with an ID of its
+ * own. */
+static int cmd_idempotency_lost(rdbkit_keyspace *ks) {
+    return ks_event(ks, RDBKIT_REPLAY_UNSURE, "settings and records of idempotent producers are left out");
+}
+
+static int cmd_xcfgset(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    xs_stream *s;
+    int st = n > 2 && n % 2 == 0 ? 0 : ks_refuse(ks, "syntax error");
+    for (size_t i = 2; i < n && !st; i += 2) {
+        i64 value, max = cmd_is(a[i], "idmp-duration") ? 86400 : cmd_is(a[i], "idmp-maxsize") ? 10000 : 0;
+        if (!max) return ks_refuse(ks, "syntax error");
+        st = cmd_int(ks, a[i + 1], &value);
+        if (!st && (value < 1 || value > max)) st = ks_refuse(ks, "a value out of range");
+    }
+    if (!st) st = cmd_stream_must(ks, a[1], &s);
+    return st ? st : cmd_idempotency_lost(ks);
+}
+
+static int cmd_xidmprecord(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    rdbkit_stream_id id;
+    xs_stream *s;
+    (void)n;
+    int st = cmd_id(ks, a[4], &id);
+    if (!st && (!a[2].len || !a[3].len)) st = ks_refuse(ks, "an empty producer or message ID");
+    if (!st) st = cmd_stream_must(ks, a[1], &s);
+    if (!st && !xs_has(s, id)) st = ks_refuse(ks, "no such entry");
+    return st ? st : cmd_idempotency_lost(ks);
+}
+
+/* ---- strings ---- */
+
+/* NX, XX, IFEQ and their like, KEEPTTL and times: what SET, MSETEX and GETEX understand. */
+typedef struct cmd_set_options {
+    int nx, xx, keep_ttl, persist;
+    const rdbkit_str *equal, *differs; /* IFEQ, IFNE */
+    int has_time;
+    i64 expire_ms;
+} cmd_set_options;
+
+static int cmd_set_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t *i, cmd_set_options *o) {
+    const rdbkit_str word = a[*i];
+    int seconds, relative;
+    if (cmd_is(word, "nx")) return o->nx = 1, 0;
+    if (cmd_is(word, "xx")) return o->xx = 1, 0;
+    if (cmd_is(word, "get")) return 0;
+    if (cmd_is(word, "keepttl")) return o->keep_ttl = 1, 0;
+    if (cmd_is(word, "persist")) return o->persist = 1, 0;
+    if (cmd_is(word, "ifdeq") || cmd_is(word, "ifdne"))
+        return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "SET with a digest (Redis 8.4) is not supported");
+    if (*i + 1 < n && cmd_is(word, "ifeq")) return o->equal = &a[++*i], 0;
+    if (*i + 1 < n && cmd_is(word, "ifne")) return o->differs = &a[++*i], 0;
+    if (*i + 1 >= n || !cmd_is_time(word, &seconds, &relative)) return ks_refuse(ks, "syntax error");
+    o->has_time = 1;
+    return cmd_time_option(ks, a[++*i], seconds, relative, &o->expire_ms);
+}
+
+static int cmd_set_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t from, cmd_set_options *o) {
+    memset(o, 0, sizeof *o);
+    int st = 0;
+    for (size_t i = from; !st && i < n; i++) st = cmd_set_option(ks, a, n, &i, o);
+    if (!st && ((o->nx && o->xx) || (o->has_time && o->keep_ttl))) st = ks_refuse(ks, "syntax error");
+    return st;
+}
+
+/* Set one string; keep_ttl and time as the options say. */
+static int cmd_set_one(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_str value, const cmd_set_options *o) {
+    i64 expire_ms = RDBKIT_NO_EXPIRY;
+    ks_key *k;
+    if (o->keep_ttl && (k = ks_find(ks, name)) != NULL) expire_ms = ks_expiry(k);
+    if (o->has_time) expire_ms = o->expire_ms;
+    int st = ks_set_string(ks, name, value, &k);
+    return st ? st : ks_expire(ks, k, expire_ms);
+}
+
+static int cmd_set(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    if (PORT_LIKELY(n == 3)) return ks_set_string(ks, a[1], a[2], NULL);
+    cmd_set_options o;
+    int st = cmd_set_options_of(ks, a, n, 3, &o);
+    if (st) return st;
+    ks_key *k = ks_find(ks, a[1]);
+    if ((o.nx && k) || (o.xx && !k)) return 0;
+    if (o.equal || o.differs) {
+        st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+        if (st) return st;
+        if (o.equal && (!k || !seq_same(ks_string(k), *o.equal))) return 0;
+        if (o.differs && k && seq_same(ks_string(k), *o.differs)) return 0;
+    }
+    return cmd_set_one(ks, a[1], a[2], &o);
+}
+
+static int cmd_setnx(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)n;
+    return ks_find(ks, a[1]) ? 0 : ks_set_string(ks, a[1], a[2], NULL);
+}
+
+/* SETEX and PSETEX: key, time, value. */
+static int cmd_setex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_set_options o;
+    (void)n;
+    memset(&o, 0, sizeof o);
+    o.has_time = 1;
+    int st = cmd_time_option(ks, a[2], cmd_is(a[0], "setex"), 1, &o.expire_ms);
+    return st ? st : cmd_set_one(ks, a[1], a[3], &o);
+}
+
+static int cmd_getset(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    (void)n;
+    int st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    return st ? st : ks_set_string(ks, a[1], a[2], NULL);
+}
+
+/* MSET and MSETNX. */
+static int cmd_mset(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    int st = 0;
+    if (n % 2 == 0) return ks_refuse(ks, "wrong number of arguments");
+    for (size_t i = 1; i < n && cmd_is(a[0], "msetnx"); i += 2)
+        if (ks_find(ks, a[i])) return 0;
+    for (size_t i = 1; !st && i < n; i += 2) st = ks_set_string(ks, a[i], a[i + 1], NULL);
+    return st;
+}
+
+static int cmd_msetex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_set_options o;
+    i64 pairs;
+    int st = cmd_int(ks, a[1], &pairs);
+    if (st) return st;
+    if (pairs <= 0 || (u64)pairs > (n - 2) / 2) return ks_refuse(ks, "wrong number of key-value pairs");
+    const size_t end = 2 + 2 * (size_t)pairs;
+    st = cmd_set_options_of(ks, a, n, end, &o);
+    for (size_t i = 2; !st && i < end && (o.nx || o.xx); i += 2)
+        if ((ks_find(ks, a[i]) != NULL) != o.xx) return 0;
+    for (size_t i = 2; !st && i < end; i += 2) st = cmd_set_one(ks, a[i], a[i + 1], &o);
+    return st;
+}
+
+/* The string of a name, made empty if it is not there. */
+static int cmd_string(rdbkit_keyspace *ks, rdbkit_str name, ks_key **k) {
+    static const rdbkit_str empty = {NULL, 0};
+    int st = ks_get(ks, name, RDBKIT_STRING, k);
+    return st || *k ? st : ks_set_string(ks, name, empty, k);
+}
+
+static int cmd_append(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    (void)n;
+    int st = cmd_string(ks, a[1], &k);
+    if (st) return st;
+    const u64 old = k->v.s.len;
+    st = ks_string_grow(ks, &k, old + a[2].len);
+    if (!st && a[2].len) memcpy(ks_string_bytes(k) + old, a[2].data, a[2].len);
+    return st;
+}
+
+static int cmd_setrange(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    i64 off;
+    (void)n;
+    int st = cmd_int(ks, a[2], &off);
+    if (st) return st;
+    if (off < 0) return ks_refuse(ks, "offset is out of range");
+    st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (st || a[3].len == 0) return st;
+    if ((u64)off > SEQ_LEN_MAX) return ks_fail(ks, RDBKIT_ERR_LIMIT, "SETRANGE at %lld", (long long)off);
+    st = cmd_string(ks, a[1], &k);
+    if (!st) st = ks_string_grow(ks, &k, (u64)off + a[3].len);
+    if (!st) memcpy(ks_string_bytes(k) + off, a[3].data, a[3].len);
+    return st;
+}
+
+/* INCR, DECR, INCRBY, DECRBY. */
+static int cmd_incr(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int down = cmd_is(a[0], "decr") || cmd_is(a[0], "decrby");
+    i64 by = 1, old = 0;
+    ks_key *k;
+    int st = n > 2 ? cmd_int(ks, a[2], &by) : 0;
+    if (!st) st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (!st && k) st = cmd_int(ks, ks_string(k), &old);
+    if (st) return st;
+    if (down && by == INT64_MIN) return ks_refuse(ks, "decrement would overflow");
+    if (down) by = -by;
+    if (by > 0 ? old > INT64_MAX - by : old < INT64_MIN - by) return ks_refuse(ks, "increment or decrement would overflow");
+    u8 text[NUM_INT_MAX];
+    const size_t len = (size_t)(num_i64(text, old + by) - text);
+    const i64 expire_ms = k ? ks_expiry(k) : RDBKIT_NO_EXPIRY;
+    st = ks_set_string(ks, a[1], (rdbkit_str){(const char *)text, len}, &k);
+    return st ? st : ks_expire(ks, k, expire_ms);
+}
+
+static int cmd_incrbyfloat(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    char text[CMD_FLOAT_MAX];
+    ks_key *k;
+    size_t len;
+    (void)n;
+    int st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (!st) st = cmd_add_float(ks, k ? ks_string(k) : (rdbkit_str){"0", 1}, a[2], text, &len);
+    if (st) return st;
+    const i64 expire_ms = k ? ks_expiry(k) : RDBKIT_NO_EXPIRY;
+    st = ks_set_string(ks, a[1], (rdbkit_str){text, len}, &k);
+    return st ? st : ks_expire(ks, k, expire_ms);
+}
+
+static int cmd_getdel(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k;
+    (void)n;
+    int st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (!st && k) (void)ks_drop(ks, a[1]);
+    return st;
+}
+
+static int cmd_getex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_set_options o;
+    ks_key *k;
+    int st = cmd_set_options_of(ks, a, n, 2, &o);
+    if (!st) st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (st || !k || (!o.has_time && !o.persist)) return st;
+    return ks_expire(ks, k, o.has_time ? o.expire_ms : RDBKIT_NO_EXPIRY);
+}
+
+/* DELIFEQ k v, and DELEX k [IFEQ v | IFNE v]. */
+static int cmd_delif(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int delex = cmd_is(a[0], "delex");
+    if (delex && n == 2) return (void)ks_drop(ks, a[1]), 0;
+    if (n != (delex ? 4 : 3)) return ks_refuse(ks, "wrong number of arguments");
+    const int differs = delex && cmd_is(a[2], "ifne");
+    if (delex && !differs && !cmd_is(a[2], "ifeq"))
+        return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "DELEX with a digest (Redis 8.4) is not supported");
+    ks_key *k;
+    int st = ks_get(ks, a[1], RDBKIT_STRING, &k);
+    if (!st && k && seq_same(ks_string(k), a[n - 1]) != differs) (void)ks_drop(ks, a[1]);
+    return st;
+}
+
+/* ---- keys ---- */
+
+/* DEL, UNLINK. */
+static int cmd_del(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    for (size_t i = 1; i < n; i++) (void)ks_drop(ks, a[i]);
+    return 0;
+}
+
+/* EXPIRE, PEXPIRE, EXPIREAT, PEXPIREAT. */
+static int cmd_expire(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int milli = cmd_is(a[0], "pexpire") || cmd_is(a[0], "pexpireat");
+    const int at = cmd_is(a[0], "expireat") || cmd_is(a[0], "pexpireat");
+    unsigned conditions = 0;
+    i64 ms;
+    for (size_t i = 3; i < n; i++) {
+        const unsigned c = cmd_condition(a[i]);
+        if (!c) return ks_refuse(ks, "unsupported option");
+        conditions |= c;
+    }
+    if (!cmd_conditions_fit(conditions)) return ks_refuse(ks, "options that exclude each other");
+    int st = cmd_int(ks, a[2], &ms);
+    if (!st) st = cmd_time(ks, ms, !milli, !at, &ms);
+    ks_key *k = st ? NULL : ks_find(ks, a[1]);
+    return k && cmd_condition_holds(conditions, ks_expiry(k), ms) ? ks_expire(ks, k, ms) : st;
+}
+
+static int cmd_persist(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    ks_key *k = ks_find(ks, a[1]);
+    (void)n;
+    return k ? ks_expire(ks, k, RDBKIT_NO_EXPIRY) : 0;
+}
+
+/* RENAME, RENAMENX. */
+static int cmd_rename(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const u32 i = ks_index(ks, a[1]);
+    (void)n;
+    if (i == TAB_NONE) return ks_refuse(ks, "no such key");
+    if (seq_same(a[1], a[2])) return 0;
+    if (cmd_is(a[0], "renamenx") && ks_find(ks, a[2])) return 0;
+    return ks_move(ks, i, ks->db, a[2]);
+}
+
+/* A database number. */
+static int cmd_db(rdbkit_keyspace *ks, rdbkit_str s, u64 *db) {
+    i64 v;
+    int st = cmd_int(ks, s, &v);
+    if (st) return st;
+    if (v < 0 || v > INT32_MAX) return ks_refuse(ks, "DB index is out of range");
+    *db = (u64)v;
+    return 0;
+}
+
+static int cmd_select(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    u64 db;
+    (void)n;
+    int st = cmd_db(ks, a[1], &db);
+    if (!st) ks_select(ks, db);
+    return st;
+}
+
+static int cmd_move(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const u64 here = ks->db;
+    u64 db;
+    (void)n;
+    int st = cmd_db(ks, a[2], &db);
+    if (st) return st;
+    if (db == here) return ks_refuse(ks, "source and destination objects are the same");
+    ks_select(ks, db);
+    const int there = ks_find(ks, a[1]) != NULL;
+    ks_select(ks, here);
+    const u32 i = ks_index(ks, a[1]);
+    return there || i == TAB_NONE ? 0 : ks_move(ks, i, db, a[1]);
+}
+
+static int cmd_copy(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const u64 here = ks->db;
+    u64 db = here;
+    int replace = 0, st = 0;
+    for (size_t i = 3; !st && i < n; i++) {
+        if (cmd_is(a[i], "replace")) replace = 1;
+        else if (cmd_is(a[i], "db") && i + 1 < n) st = cmd_db(ks, a[++i], &db);
+        else st = ks_refuse(ks, "syntax error");
+    }
+    if (st) return st;
+    if (db == here && seq_same(a[1], a[2])) return ks_refuse(ks, "source and destination objects are the same");
+    const ks_key *k = ks_find(ks, a[1]);
+    if (!k) return 0;
+    ks_select(ks, db);
+    if (replace || !ks_find(ks, a[2])) st = ks_copy(ks, k, a[2]);
+    ks_select(ks, here);
+    return st;
+}
+
+static int cmd_swapdb(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    u64 i, j;
+    (void)n;
+    int st = cmd_db(ks, a[1], &i);
+    if (!st) st = cmd_db(ks, a[2], &j);
+    if (st || i == j) return st;
+    ks_db *x = ks_db_of(ks, i, 1), *y = x ? ks_db_of(ks, j, 1) : NULL;
+    if (!y) return ks_nomem(ks);
+    const tab keys = x->keys;
+    x->keys = y->keys;
+    y->keys = keys;
+    return 0;
+}
+
+/* FLUSHDB, FLUSHALL. */
+static int cmd_flush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    if (n > 2 || (n == 2 && !cmd_is(a[1], "async") && !cmd_is(a[1], "sync"))) return ks_refuse(ks, "syntax error");
+    if (cmd_is(a[0], "flushall")) ks_flush(ks);
+    else if (ks_keys(ks, 0)) ks_flush_db(ks, ks->at);
+    return 0;
+}
+
+/* ---- slots ---- */
+
+/* Delete the keys of slots first to last in all databases. */
+static void cmd_drop_slots(rdbkit_keyspace *ks, i64 first, i64 last) {
+    ks_db *db;
+    ks_key *k;
+    for (u32 i = 0; (db = tab_next(&ks->dbs, &i)) != NULL;) {
+        for (u32 j = 0; (k = tab_next(&db->keys, &j)) != NULL;) {
+            const i64 slot = flt_slot(ks_key_name(k));
+            if (slot >= first && slot <= last) ks_drop_index(ks, &db->keys, j - 1);
+        }
+    }
+}
+
+static int cmd_slot(rdbkit_keyspace *ks, rdbkit_str s, i64 *slot) {
+    int st = cmd_int(ks, s, slot);
+    return !st && (*slot < 0 || *slot > 16383) ? ks_refuse(ks, "no such slot") : st;
+}
+
+/* Ranges of slots from argument i to end. */
+static int cmd_slot_ranges(rdbkit_keyspace *ks, const rdbkit_str *a, size_t i, size_t end) {
+    i64 first, last;
+    int st = 0;
+    if (i == end || (end - i) % 2) return ks_refuse(ks, "syntax error");
+    for (size_t j = i; !st && j < end; j += 2) {
+        st = cmd_slot(ks, a[j], &first);
+        if (!st) st = cmd_slot(ks, a[j + 1], &last);
+    }
+    for (; !st && i < end; i += 2) {
+        (void)cmd_slot(ks, a[i], &first), (void)cmd_slot(ks, a[i + 1], &last);
+        cmd_drop_slots(ks, first, last);
+    }
+    return st;
+}
+
+/* SFLUSH first last .. [SYNC | ASYNC]. */
+static int cmd_sflush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const size_t end = n - (cmd_is(a[n - 1], "sync") || cmd_is(a[n - 1], "async"));
+    return cmd_slot_ranges(ks, a, 1, end);
+}
+
+/* TRIMSLOTS RANGES n first last .. */
+static int cmd_trimslots(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 ranges;
+    int st = cmd_is(a[1], "ranges") ? cmd_int(ks, a[2], &ranges) : ks_refuse(ks, "syntax error");
+    if (st) return st;
+    if (ranges < 1 || (u64)ranges > (n - 3) / 2) return ks_refuse(ks, "wrong number of ranges");
+    return cmd_slot_ranges(ks, a, 3, 3 + 2 * (size_t)ranges);
+}
+
+static int cmd_cluster(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    i64 slot;
+    if (!cmd_is(a[1], "flushslot")) return 0; /* SYNCSLOTS, SETSLOT: no keys change */
+    if (n < 3) return ks_refuse(ks, "wrong number of arguments");
+    int st = cmd_slot(ks, a[2], &slot);
+    if (!st) cmd_drop_slots(ks, slot, slot);
+    return st;
+}
+
+/* ---- payloads: RESTORE and functions ---- */
+
+#define CMD_FOOTER 10 /* RDB version, checksum */
+
+/* Check a payload's footer. 0 with the lineage whose numbers it uses, or KS_REFUSED. */
+static int cmd_payload(rdbkit_keyspace *ks, rdbkit_str payload, int *valkey) {
+    if (payload.len <= CMD_FOOTER) return ks_refuse(ks, "bad data format");
+    const u8 *end = (const u8 *)payload.data + payload.len;
+    const unsigned version = port_le16(end - CMD_FOOTER);
+    *valkey = version >= FMT_MIN_VALKEY;
+    if (version > (unsigned)(*valkey ? FMT_MAX_VALKEY : FMT_MAX_REDIS)) return ks_refuse(ks, "payload of an unknown version");
+    if (crc_update(0, (const u8 *)payload.data, payload.len - 8) != port_le64(end - 8))
+        return ks_refuse(ks, "payload checksum is wrong");
+    return 0;
+}
+
+/* A payload's value that is read: where it ends. */
+typedef struct cmd_payload_end {
+    rdbkit_reader *reader;
+    u64 off;
+} cmd_payload_end;
+
+static int cmd_payload_key(void *user, const rdbkit_key *key) {
+    (void)user, (void)key;
+    return RDBKIT_TAKE_RAW;
+}
+
+static int cmd_payload_key_end(void *user) {
+    cmd_payload_end *end = user;
+    end->off = rdbkit_reader_offset(end->reader);
+    return 0;
+}
+
+/* A reader of a payload's bytes, which are what follows the header of an RDB. NULL without memory. */
+static rdbkit_reader *cmd_payload_reader(rdbkit_keyspace *ks, const rdbkit_visitor *v, int valkey) {
+    rdbkit_reader_options options;
+    rdbkit_reader_options_init(&options);
+    options.allocator = ks->env.mem;
+    options.ignore_checksum = 1;
+    return ks_record_reader(&options, v, valkey);
+}
+
+/* Whether a type byte and a value are sound, to the last byte. */
+static int cmd_value_sound(rdbkit_keyspace *ks, const u8 *p, size_t len, int valkey) {
+    static const u8 no_name = 0;
+    cmd_payload_end end = {NULL, 0};
+    rdbkit_visitor v = {0};
+    v.user = &end;
+    v.key = cmd_payload_key, v.key_end = cmd_payload_key_end;
+    rdbkit_reader *r = end.reader = cmd_payload_reader(ks, &v, valkey);
+    if (!r) return ks_nomem(ks);
+    int st = rdbkit_reader_feed(r, p, 1);
+    if (st == RDBKIT_MORE) st = rdbkit_reader_feed(r, &no_name, 1);
+    if (st == RDBKIT_MORE) st = rdbkit_reader_feed(r, p + 1, len - 1);
+    rdbkit_reader_free(r);
+    if (st == RDBKIT_ERR_NOMEM) return ks_nomem(ks);
+    return st == RDBKIT_MORE && end.off == 9 + 1 + len ? 0 : ks_refuse(ks, "bad data format");
+}
+
+typedef struct cmd_restore_options {
+    int replace, absolute;
+    i64 idle_s, freq;
+} cmd_restore_options;
+
+static int cmd_restore_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_restore_options *o) {
+    int st = 0;
+    *o = (cmd_restore_options){0, 0, RDBKIT_NO_HINT, RDBKIT_NO_HINT};
+    for (size_t i = 4; !st && i < n; i++) {
+        if (cmd_is(a[i], "replace")) o->replace = 1;
+        else if (cmd_is(a[i], "absttl")) o->absolute = 1;
+        else if (cmd_is(a[i], "idletime") && i + 1 < n) st = cmd_int(ks, a[++i], &o->idle_s);
+        else if (cmd_is(a[i], "freq") && i + 1 < n) st = cmd_int(ks, a[++i], &o->freq);
+        else st = ks_refuse(ks, "syntax error");
+    }
+    if (!st && (o->idle_s < RDBKIT_NO_HINT || o->freq < RDBKIT_NO_HINT || o->freq > 255)) st = ks_refuse(ks, "out of range");
+    return st;
+}
+
+/* RESTORE, RESTORE-ASKING: key, ttl, payload. */
+static int cmd_restore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    cmd_restore_options o;
+    i64 ttl;
+    int valkey;
+    int st = cmd_restore_options_of(ks, a, n, &o);
+    if (!st && !o.replace && ks_find(ks, a[1])) st = ks_refuse(ks, "the key is there already");
+    if (!st) st = cmd_int(ks, a[2], &ttl);
+    if (!st && ttl < 0) st = ks_refuse(ks, "invalid TTL");
+    if (!st) st = cmd_payload(ks, a[3], &valkey);
+    if (st) return st;
+    const u8 *p = (const u8 *)a[3].data;
+    const size_t len = a[3].len - CMD_FOOTER;
+    const rdbkit_type *type = fmt_type_find(valkey ? FMT_V : FMT_R, p[0]);
+    st = type && type->layout ? cmd_value_sound(ks, p, len, valkey) : ks_refuse(ks, "a payload of an unknown type");
+    if (!st && ttl && !o.absolute) st = cmd_time(ks, ttl, 0, 1, &ttl);
+    ks_key *k;
+    if (!st) st = ks_put_frozen(ks, a[1], type, p + 1, len - 1, &k);
+    return st ? st : ks_set_times(ks, &k, ks_times_from(ttl ? ttl : RDBKIT_NO_EXPIRY, o.idle_s, o.freq));
+}
+
+/* A library's name, from its first line: #!engine name=library. */
+static int cmd_library_name(rdbkit_keyspace *ks, rdbkit_str code, rdbkit_str *name) {
+    if (code.len < 2 || code.data[0] != '#' || code.data[1] != '!') return ks_refuse(ks, "a library without #! line");
+    *name = loss_library_name(code);
+    return name->data == code.data ? ks_refuse(ks, "a library without name") : 0;
+}
+
+static int cmd_function_load(rdbkit_keyspace *ks, rdbkit_str code, int replace) {
+    rdbkit_str name;
+    int st = cmd_library_name(ks, code, &name);
+    if (!st && !replace && tab_get(&ks->libraries, ks->env.seed, name)) st = ks_refuse(ks, "the library is there already");
+    return st ? st : ks_put_library(ks, name, code);
+}
+
+/* The libraries of a payload, looked at before they are put in. */
+typedef struct cmd_libraries {
+    rdbkit_keyspace *ks;
+    int put;   /* 0: look whether one is there already */
+    int clash;
+} cmd_libraries;
+
+static int cmd_on_library(void *user, rdbkit_str code, int opcode) {
+    cmd_libraries *l = user;
+    const rdbkit_str name = loss_library_name(code);
+    (void)opcode;
+    if (l->put) return ks_put_library(l->ks, name, code);
+    if (tab_get(&l->ks->libraries, l->ks->env.seed, name)) l->clash = 1;
+    return 0;
+}
+
+static int cmd_read_libraries(cmd_libraries *l, rdbkit_str payload, int valkey) {
+    static const u8 end[9] = {FMT_OP_EOF};
+    rdbkit_visitor v = {0};
+    v.user = l;
+    v.function = cmd_on_library;
+    rdbkit_reader *r = cmd_payload_reader(l->ks, &v, valkey);
+    if (!r) return ks_nomem(l->ks);
+    const size_t len = payload.len - CMD_FOOTER;
+    int st = rdbkit_reader_feed(r, payload.data, len);
+    if (st == RDBKIT_MORE) st = rdbkit_reader_feed(r, end, sizeof end); /* done only if nothing is cut */
+    const int sound = st == RDBKIT_DONE && rdbkit_reader_offset(r) == 9 + len + sizeof end && rdbkit_reader_keys(r) == 0;
+    rdbkit_reader_free(r);
+    if (l->ks->error.code) return l->ks->error.code;
+    if (st == RDBKIT_ERR_NOMEM) return ks_nomem(l->ks);
+    return sound ? 0 : ks_refuse(l->ks, "bad data format");
+}
+
+/* FUNCTION RESTORE payload [APPEND | REPLACE | FLUSH]. */
+static int cmd_function_restore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    const int replace = n > 3 && cmd_is(a[3], "replace"), flush = n > 3 && cmd_is(a[3], "flush");
+    cmd_libraries l = {ks, 0, 0};
+    int valkey;
+    if (n > 4 || (n == 4 && !replace && !flush && !cmd_is(a[3], "append"))) return ks_refuse(ks, "wrong restore policy");
+    int st = cmd_payload(ks, a[2], &valkey);
+    if (!st) st = cmd_read_libraries(&l, a[2], valkey);
+    if (!st && l.clash && !replace && !flush) st = ks_refuse(ks, "a library is there already");
+    if (st) return st;
+    if (flush) ks_drop_libraries(ks);
+    l.put = 1;
+    return cmd_read_libraries(&l, a[2], valkey);
+}
+
+static int cmd_function(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    if (cmd_is(a[1], "load") && n >= 3) {
+        const int replace = n == 4 && cmd_is(a[2], "replace");
+        return n == 3 || replace ? cmd_function_load(ks, a[n - 1], replace) : ks_refuse(ks, "unknown option");
+    }
+    if (cmd_is(a[1], "delete") && n == 3) return ks_drop_library(ks, a[2]) ? 0 : ks_refuse(ks, "library not found");
+    if (cmd_is(a[1], "restore") && n >= 3) return cmd_function_restore(ks, a, n);
+    if (cmd_is(a[1], "flush")) ks_drop_libraries(ks);
+    return 0; /* LIST, DUMP, STATS, KILL, HELP */
+}
+
+/* ---- the table ---- */
+
+static int cmd_nothing(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)ks, (void)a, (void)n;
+    return 0;
+}
+
+/* EVAL, EVALSHA, FCALL. */
+static int cmd_script(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
+    (void)a, (void)n;
+    if (ks->opt.skip_scripts) return ks_event(ks, RDBKIT_REPLAY_SCRIPT, "a script, which needs Lua, was skipped");
+    return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "a script, %.*s: it cannot be replayed without Lua", (int)a[0].len, a[0].data);
+}
+
+/* Name in lower case, arity as the servers count it (negative: at least), function. In order of name. */
+#define CMD_TABLE(X) \
+    X("append", 3, cmd_append) \
+    X("bitfield", -2, cmd_bitfield) \
+    X("bitop", -4, cmd_bitop) \
+    X("blmove", 6, cmd_lmove) \
+    X("blmpop", -5, cmd_lmpop) \
+    X("blpop", -3, cmd_blpop) \
+    X("brpop", -3, cmd_blpop) \
+    X("brpoplpush", 4, cmd_rpoplpush) \
+    X("bzmpop", -5, cmd_zmpop) \
+    X("bzpopmax", -3, cmd_bzpop) \
+    X("bzpopmin", -3, cmd_bzpop) \
+    X("cluster", -2, cmd_cluster) \
+    X("copy", -3, cmd_copy) \
+    X("decr", 2, cmd_incr) \
+    X("decrby", 3, cmd_incr) \
+    X("del", -2, cmd_del) \
+    X("delex", -2, cmd_delif) \
+    X("delifeq", 3, cmd_delif) \
+    X("eval", -3, cmd_script) \
+    X("evalsha", -3, cmd_script) \
+    X("expire", -3, cmd_expire) \
+    X("expireat", -3, cmd_expire) \
+    X("fcall", -3, cmd_script) \
+    X("flushall", -1, cmd_flush) \
+    X("flushdb", -1, cmd_flush) \
+    X("function", -2, cmd_function) \
+    X("geoadd", -5, cmd_geoadd) \
+    X("georadius", -6, cmd_georadius) \
+    X("georadiusbymember", -5, cmd_georadiusbymember) \
+    X("geosearchstore", -8, cmd_geosearchstore) \
+    X("getdel", 2, cmd_getdel) \
+    X("getex", -2, cmd_getex) \
+    X("getset", 3, cmd_getset) \
+    X("hdel", -3, cmd_hdel) \
+    X("hexpire", -6, cmd_hexpire) \
+    X("hexpireat", -6, cmd_hexpireat) \
+    X("hgetdel", -5, cmd_hgetdel) \
+    X("hgetex", -5, cmd_hgetex) \
+    X("hincrby", 4, cmd_hincrby) \
+    X("hincrbyfloat", 4, cmd_hincrbyfloat) \
+    X("hmset", -4, cmd_hset) \
+    X("hpersist", -5, cmd_hpersist) \
+    X("hpexpire", -6, cmd_hpexpire) \
+    X("hpexpireat", -6, cmd_hpexpireat) \
+    X("hset", -4, cmd_hset) \
+    X("hsetex", -6, cmd_hsetex) \
+    X("hsetnx", 4, cmd_hsetnx) \
+    X("incr", 2, cmd_incr) \
+    X("incrby", 3, cmd_incr) \
+    X("incrbyfloat", 3, cmd_incrbyfloat) \
+    X("linsert", 5, cmd_linsert) \
+    X("lmove", 5, cmd_lmove) \
+    X("lmpop", -4, cmd_lmpop) \
+    X("lpop", -2, cmd_lpop) \
+    X("lpush", -3, cmd_lpush) \
+    X("lpushx", -3, cmd_lpushx) \
+    X("lrem", 4, cmd_lrem) \
+    X("lset", 4, cmd_lset) \
+    X("ltrim", 4, cmd_ltrim) \
+    X("move", 3, cmd_move) \
+    X("mset", -3, cmd_mset) \
+    X("msetex", -4, cmd_msetex) \
+    X("msetnx", -3, cmd_mset) \
+    X("persist", 2, cmd_persist) \
+    X("pexpire", -3, cmd_expire) \
+    X("pexpireat", -3, cmd_expire) \
+    X("pfadd", -2, cmd_pfadd) \
+    X("pfcount", -2, cmd_pfcount) \
+    X("pfdebug", -3, cmd_pfdebug) \
+    X("pfmerge", -2, cmd_pfmerge) \
+    X("psetex", 4, cmd_setex) \
+    X("rename", 3, cmd_rename) \
+    X("renamenx", 3, cmd_rename) \
+    X("restore", -4, cmd_restore) \
+    X("restore-asking", -4, cmd_restore) \
+    X("rpop", -2, cmd_rpop) \
+    X("rpoplpush", 3, cmd_rpoplpush) \
+    X("rpush", -3, cmd_rpush) \
+    X("rpushx", -3, cmd_rpushx) \
+    X("sadd", -3, cmd_sadd) \
+    X("sdiffstore", -3, cmd_sdiffstore) \
+    X("select", 2, cmd_select) \
+    X("set", -3, cmd_set) \
+    X("setbit", 4, cmd_setbit) \
+    X("setex", 4, cmd_setex) \
+    X("setnx", 3, cmd_setnx) \
+    X("setrange", 4, cmd_setrange) \
+    X("sflush", -3, cmd_sflush) \
+    X("sinterstore", -3, cmd_sinterstore) \
+    X("smove", 4, cmd_smove) \
+    X("sort", -2, cmd_sort) \
+    X("spop", -2, cmd_spop) \
+    X("srem", -3, cmd_srem) \
+    X("sunionstore", -3, cmd_sunionstore) \
+    X("swapdb", 3, cmd_swapdb) \
+    X("trimslots", -5, cmd_trimslots) \
+    X("unlink", -2, cmd_del) \
+    X("xack", -4, cmd_xack) \
+    X("xackdel", -6, cmd_xackdel) \
+    X("xadd", -5, cmd_xadd) \
+    X("xautoclaim", -6, cmd_xautoclaim) \
+    X("xcfgset", -2, cmd_xcfgset) \
+    X("xclaim", -6, cmd_xclaim) \
+    X("xdel", -3, cmd_xdel) \
+    X("xdelex", -5, cmd_xdelex) \
+    X("xgroup", -2, cmd_xgroup) \
+    X("xidmprecord", 5, cmd_xidmprecord) \
+    X("xreadgroup", -7, cmd_xreadgroup) \
+    X("xsetid", -3, cmd_xsetid) \
+    X("xtrim", -4, cmd_xtrim) \
+    X("zadd", -4, cmd_zadd) \
+    X("zdiffstore", -4, cmd_zdiffstore) \
+    X("zincrby", 4, cmd_zincrby) \
+    X("zinterstore", -4, cmd_zinterstore) \
+    X("zmpop", -4, cmd_zmpop) \
+    X("zpopmax", -2, cmd_zpopmax) \
+    X("zpopmin", -2, cmd_zpopmin) \
+    X("zrangestore", -5, cmd_zrangestore) \
+    X("zrem", -3, cmd_zrem) \
+    X("zremrangebylex", 4, cmd_zremrangebylex) \
+    X("zremrangebyrank", 4, cmd_zremrangebyrank) \
+    X("zremrangebyscore", 4, cmd_zremrangebyscore) \
+    X("zunionstore", -4, cmd_zunionstore)
+
+typedef struct cmd_row {
+    const char *name;
+    int arity;
+    int (*run)(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n);
+} cmd_row;
+
+#define CMD_ROW(name, arity, run) {name, arity, run},
+static const cmd_row cmd_rows[] = {CMD_TABLE(CMD_ROW)};
+#define CMD_ROWS_N (sizeof cmd_rows / sizeof cmd_rows[0])
+
+/* Commands that change nothing: servers run them while they load, and so may a file hold them. In order. */
+static const char *const cmd_readers[] = {
+    "acl", "asking", "auth", "bitcount", "bitfield_ro", "bitpos", "client", "command", "config", "dbsize", "debug", "digest",
+    "discard", "dump", "echo", "eval_ro", "evalsha_ro", "exists", "expiretime", "fcall_ro", "geodist", "geohash", "geopos",
+    "georadius_ro", "georadiusbymember_ro", "geosearch", "get", "getbit", "getrange", "hello", "hexists", "hexpiretime",
+    "hget", "hgetall", "hkeys", "hlen", "hmget", "hpexpiretime", "hpttl", "hrandfield", "hscan", "hstrlen", "httl", "hvals",
+    "info", "keys", "lastsave", "latency", "lcs", "lindex", "llen", "lolwut", "lpos", "lrange", "memory", "mget", "module",
+    "object", "pexpiretime", "pfselftest", "ping", "pttl", "publish", "randomkey", "readonly", "readwrite", "role", "scan",
+    "scard", "script", "sdiff", "sinter", "sintercard", "sismember", "slowlog", "smembers", "smismember", "sort_ro", "spublish",
+    "srandmember", "sscan", "strlen", "substr", "sunion", "time", "touch", "ttl", "type", "unwatch", "wait", "waitaof", "watch",
+    "xinfo", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard", "zcount", "zdiff", "zinter", "zintercard",
+    "zlexcount", "zmscore", "zrandmember", "zrange", "zrangebylex", "zrangebyscore", "zrank", "zrevrange", "zrevrangebylex",
+    "zrevrangebyscore", "zrevrank", "zscan", "zscore", "zunion"};
+#define CMD_READERS_N (sizeof cmd_readers / sizeof cmd_readers[0])
+
+static const cmd_row cmd_reader_row = {"", -1, cmd_nothing};
+
+/* Compare a name, whatever its case, with one of a table. */
+static int cmd_name_cmp(rdbkit_str s, const char *name) {
+    for (size_t i = 0; i < s.len; i++) {
+        const u8 c = (u8)s.data[i], low = c >= 'A' && c <= 'Z' ? (u8)(c + 32) : c;
+        if (low != (u8)name[i]) return low < (u8)name[i] ? -1 : 1;
+    }
+    return name[s.len] ? -1 : 0;
+}
+
+/* The row of a command, or NULL. */
+static const cmd_row *cmd_find(rdbkit_str name) {
+    for (size_t lo = 0, hi = CMD_ROWS_N; lo < hi;) {
+        const size_t mid = (lo + hi) / 2;
+        const int c = cmd_name_cmp(name, cmd_rows[mid].name);
+        if (c == 0) return &cmd_rows[mid];
+        if (c < 0) hi = mid;
+        else lo = mid + 1;
+    }
+    for (size_t lo = 0, hi = CMD_READERS_N; lo < hi;) {
+        const size_t mid = (lo + hi) / 2;
+        const int c = cmd_name_cmp(name, cmd_readers[mid]);
+        if (c == 0) return &cmd_reader_row;
+        if (c < 0) hi = mid;
+        else lo = mid + 1;
+    }
+    return NULL;
+}
+
+/* ---- running ---- */
+
+/* Names of commands come from files: show them safely, and not at length. */
+static int cmd_unknown(rdbkit_keyspace *ks, rdbkit_str name) {
+    char text[200] = "";
+    if (ks->opt.skip_unknown) return ks_event(ks, RDBKIT_REPLAY_UNKNOWN, "an unknown command was skipped");
+    err_add_quoted(text, sizeof text, name.data, name.len < 40 ? name.len : 40);
+    return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "unknown command %s", text);
+}
+
+static int cmd_arity_fits(const cmd_row *row, size_t argc) {
+    return row->arity > 0 ? argc == (size_t)row->arity : argc >= (size_t)-row->arity;
+}
+
+/* As rdbkit_command_check(). */
+static int cmd_check(const rdbkit_command *c) {
+    static const char *const multi[] = {"multi", "exec"};
+    if (c->argc == 0) return RDBKIT_ERR_DAMAGED;
+    for (size_t i = 0; i < 2; i++)
+        if (cmd_is(c->argv[0], multi[i])) return c->argc == 1 ? RDBKIT_OK : RDBKIT_ERR_DAMAGED;
+    const cmd_row *row = cmd_find(c->argv[0]);
+    if (!row) return RDBKIT_ERR_UNSUPPORTED;
+    return cmd_arity_fits(row, c->argc) ? RDBKIT_OK : RDBKIT_ERR_DAMAGED;
+}
+
+/* Run one command that is not part of a transaction, or whose transaction is being run. */
+static int cmd_run(rdbkit_keyspace *ks, const rdbkit_command *c) {
+    const rdbkit_str *a = c->argv;
+    const cmd_row *row = ks->last_row;
+    ks->command = c;
+    if (!row || cmd_name_cmp(a[0], row->name) != 0) row = ks->last_row = cmd_find(a[0]);
+    int st;
+    if (!row) st = cmd_unknown(ks, a[0]);
+    else if (!cmd_arity_fits(row, c->argc))
+        st = ks_fail(ks, RDBKIT_ERR_DAMAGED, "wrong number of arguments for %s: %llu", row->name,
+                     (unsigned long long)c->argc - 1);
+    else st = row->run(ks, a, c->argc);
+    ks->command = NULL;
+    ks->stats.commands++;
+    return st < 0 ? st : 0;
+}
+
+/* One queued command: a head, then for each argument its length and bytes. */
+typedef struct cmd_queued {
+    u64 argc, offset;
+    i64 timestamp_s;
+} cmd_queued;
+
+static int cmd_enqueue(rdbkit_keyspace *ks, const rdbkit_command *c) {
+    const cmd_queued head = {c->argc, c->offset, c->timestamp_s};
+    const size_t old = ks->queue.len;
+    int st = mem_buf_add(ks->env.mem, &ks->queue, &head, sizeof head);
+    for (size_t i = 0; !st && i < c->argc; i++) {
+        const u64 len = c->argv[i].len;
+        st = mem_buf_add(ks->env.mem, &ks->queue, &len, sizeof len);
+        if (!st) st = mem_buf_add(ks->env.mem, &ks->queue, c->argv[i].data, c->argv[i].len);
+    }
+    if (st) ks->queue.len = old;
+    return st ? ks_nomem(ks) : 0;
+}
+
+/* Run what was queued. */
+static int cmd_exec(rdbkit_keyspace *ks) {
+    mem_buf queue = ks->queue, args = {NULL, 0, 0};
+    int st = 0;
+    ks->queue = (mem_buf){NULL, 0, 0};
+    ks->in_multi = 0;
+    for (size_t at = 0; !st && at < queue.len;) {
+        cmd_queued head;
+        memcpy(&head, queue.data + at, sizeof head);
+        at += sizeof head;
+        args.len = 0;
+        for (u64 i = 0; !st && i < head.argc; i++) {
+            u64 len;
+            memcpy(&len, queue.data + at, sizeof len);
+            const rdbkit_str s = {(const char *)queue.data + at + sizeof len, (size_t)len};
+            at += sizeof len + (size_t)len;
+            st = mem_buf_add(ks->env.mem, &args, &s, sizeof s) ? ks_nomem(ks) : 0;
+        }
+        const rdbkit_command c = {.argv = (const rdbkit_str *)(const void *)args.data,
+                                  .argc = (size_t)head.argc,
+                                  .offset = head.offset,
+                                  .db = ks->db,
+                                  .timestamp_s = head.timestamp_s,
+                                  .in_multi = 1};
+        if (!st) st = cmd_run(ks, &c);
+    }
+    mem_buf_free(ks->env.mem, &args);
+    queue.len = 0; /* its room serves the next transaction, if it is not huge */
+    if (queue.cap <= CMD_QUEUE_KEEP) ks->queue = queue;
+    else mem_buf_free(ks->env.mem, &queue);
+    return st;
+}
+
+/* A command of the file. */
+static int cmd_take(rdbkit_keyspace *ks, const rdbkit_command *c) {
+    if (ks->error.code) return ks->error.code;
+    if (c->argc == 0) return ks_fail(ks, RDBKIT_ERR_USAGE, "a command without a name");
+    const rdbkit_str name = c->argv[0];
+    const int exec = cmd_is(name, "exec"), multi = cmd_is(name, "multi");
+    if (PORT_LIKELY(!exec && !multi)) return ks->in_multi ? cmd_enqueue(ks, c) : cmd_run(ks, c);
+    if (c->argc != 1) {
+        ks->command = c;
+        return ks_fail(ks, RDBKIT_ERR_DAMAGED, "wrong number of arguments for %s", exec ? "exec" : "multi");
+    }
+    if (exec && ks->in_multi) return cmd_exec(ks);
+    if (multi) ks->in_multi = 1; /* a second one, and EXEC without it: errors that servers swallow */
+    return 0;
+}
+
+/* A file ends: an open transaction is dropped, and the next file begins in database 0. */
+static void cmd_file_end(rdbkit_keyspace *ks) {
+    ks->in_multi = 0;
+    ks->queue.len = 0;
+    ks_select(ks, 0);
+}
+
+static int cmd_on_command(void *user, const rdbkit_command *c) {
+    return cmd_take(user, c);
+}
+
+/* Behind an image the commands begin in database 0, whatever it ended with. */
+static int cmd_on_rdb_end(void *user, uint64_t offset) {
+    (void)offset;
+    ks_select(user, 0);
+    return 0;
+}
+
+/* Let a keyspace take the commands of an append-only file. */
+static void cmd_init(rdbkit_keyspace *ks) {
+    ks->aof_visitor.user = ks;
+    ks->aof_visitor.rdb = &ks->visitor;
+    ks->aof_visitor.rdb_end = cmd_on_rdb_end;
+    ks->aof_visitor.command = cmd_on_command;
+}
+
+/* ==== [36] aof_ : append-only files and manifests ====
  *
  * A file is read in three phases: START, until its first bytes tell whether it begins with an RDB
  * image; IMAGE, which a rdbkit_reader reads; RECORDS, one command or annotation after the other,
@@ -7865,7 +15661,7 @@ int rdbkit_is_manifest(const void *head, size_t len) {
     return len >= 5 && !memcmp(p, "file ", 5);
 }
 
-/* ==== [28] api : the public functions not defined in a room above ====
+/* ==== [37] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -8128,7 +15924,57 @@ const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t ind
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-/* ==== [29] cli_ : command line: options, messages, output, input ====
+void rdbkit_keyspace_options_init(rdbkit_keyspace_options *options) {
+    memset(options, 0, sizeof *options);
+}
+
+rdbkit_keyspace *rdbkit_keyspace_new(const rdbkit_keyspace_options *options) {
+    rdbkit_keyspace_options standard;
+    rdbkit_keyspace_options_init(&standard);
+    rdbkit_keyspace *ks = ks_new(options ? options : &standard);
+    if (ks) cmd_init(ks);
+    return ks;
+}
+
+void rdbkit_keyspace_free(rdbkit_keyspace *ks) {
+    ks_free(ks);
+}
+
+const rdbkit_visitor *rdbkit_keyspace_visitor(rdbkit_keyspace *ks) {
+    return &ks->visitor;
+}
+
+const rdbkit_aof_visitor *rdbkit_keyspace_aof_visitor(rdbkit_keyspace *ks) {
+    return &ks->aof_visitor;
+}
+
+int rdbkit_keyspace_command(rdbkit_keyspace *ks, const rdbkit_command *command) {
+    return cmd_take(ks, command);
+}
+
+void rdbkit_keyspace_file_end(rdbkit_keyspace *ks) {
+    cmd_file_end(ks);
+}
+
+int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, const rdbkit_visitor *visitor) {
+    rdbkit_reader_options standard;
+    rdbkit_reader_options_init(&standard);
+    return ks_emit(ks, options ? options : &standard, visitor);
+}
+
+void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats) {
+    ks_stats(ks, stats);
+}
+
+const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks) {
+    return &ks->error;
+}
+
+int rdbkit_command_check(const rdbkit_command *command) {
+    return cmd_check(command);
+}
+
+/* ==== [38] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -8966,7 +16812,7 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [30] verb_ : command line: the verbs ====
+/* ==== [39] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
 
@@ -10380,7 +18226,7 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     return cli_judge_pass(c, src, status, &pass);
 }
 
-/* ==== [31] main_ : command line: help, parsing, main ====
+/* ==== [40] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 

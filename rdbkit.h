@@ -1,8 +1,8 @@
-/* rdbkit.h - read Redis and Valkey RDB files, and turn them into commands.
+/* rdbkit.h - read, replay, convert and write Redis and Valkey RDB and append-only files.
  *
  * SPDX-License-Identifier: MIT
  *
- * Copy rdbkit.c and rdbkit.h into a project and link liblzf and zlib. No network, no server, no global
+ * Copy rdbkit.c and rdbkit.h into a project and link liblzf, zlib and the math library. No network, no server, no global
  * state: everything lives in handles, two handles share nothing, and each may be used on any one thread at
  * a time.
  *
@@ -71,6 +71,8 @@ typedef enum rdbkit_status {
      * 9.0, narrow is Valkey 9.1. They differ for entries of 16383, 2097151 and 268435455 bytes alone. */
     RDBKIT_TAKE_RAW_WIDE = 5,
     RDBKIT_TAKE_RAW_NARROW = 6,
+    /* As RDBKIT_TAKE_RAW, of bytes of which only the lengths were looked at: for salvage, see rdbkit_salvage. */
+    RDBKIT_TAKE_UNCHECKED = 7,
 
     RDBKIT_ERR_NOMEM = -1,       /* out of memory */
     RDBKIT_ERR_IO = -2,          /* a read or write function failed; error.sys_errno says why */
@@ -215,7 +217,9 @@ typedef struct rdbkit_key {
     int64_t expire_ms;   /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
     int64_t idle_s;      /* LRU idle time in seconds, or RDBKIT_NO_HINT */
     int lfu_freq;        /* LFU counter 0..255, or RDBKIT_NO_HINT */
-    uint64_t offset;     /* of the record: its first prefix opcode, else its type byte */
+    /* Of the record: its first prefix opcode, else its type byte. 0: the value has no bytes (a replayed keyspace, a
+     * program's own events), and cannot be taken raw. */
+    uint64_t offset;
     uint64_t value_off;  /* of the first byte after the key's name */
 } rdbkit_key;
 
@@ -225,7 +229,8 @@ typedef struct rdbkit_stream_id {
 } rdbkit_stream_id;
 
 /* Comes after the entries. Files below RDB 10 have no counters: then has_counters is 0, and the three fields
- * hold what a server of 7.0 or later makes of such a file while it loads it. */
+ * hold what a server of 7.0 or later makes of such a file while it loads it; of a replayed log of such a server
+ * they hold what the replay counted. */
 typedef struct rdbkit_stream_info {
     uint64_t length;               /* live entries */
     rdbkit_stream_id last_id;      /* last-generated-id */
@@ -478,6 +483,7 @@ typedef struct rdbkit_writer_options {
     int drop_modules;            /* 1: leave module values and module data out, with a note */
     int drop_functions;          /* 1: leave function libraries out, with a note instead of a loss */
     int same_keys;               /* 1: nothing is filtered, so that the input's key counts hold */
+    int aof_base;                /* 1: to be the base of an append-only file, and to say so as servers do */
     rdbkit_loss_fn on_loss;      /* hears of each key that loses something; NULL: not wanted */
     void *on_loss_ctx;
 } rdbkit_writer_options;
@@ -517,6 +523,7 @@ typedef struct rdbkit_resp_options {
     int drop_functions;  /* 1: leave function libraries out, with a note instead of a loss */
     int allow_loss;      /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
     int dry_run;         /* 1: write nothing, read on, collect the losses */
+    int rewrite;         /* 1: as a server rewrites its append-only file: SET without time, then PEXPIREAT */
     rdbkit_loss_fn on_loss; /* hears of each key that loses something; NULL: not wanted */
     void *on_loss_ctx;
 } rdbkit_resp_options;
@@ -855,6 +862,91 @@ RDBKIT_API int rdbkit_manifest_line(char *buf, size_t size, const rdbkit_manifes
 /* Whether a file is a manifest, by its first bytes: the first line that is no comment begins with
  * "file ". head: len bytes, 1 KiB will do unless it begins with long comments. 1 or 0. */
 RDBKIT_API int rdbkit_is_manifest(const void *head, size_t len);
+
+/* ---- Replay ------------------------------------------------------------------------------------------- */
+
+/* A keyspace in memory: databases of keys, and function libraries. RDB events and commands go in, events come out: a
+ * sink of what a reader reads, and a source for every other sink. What each command does is what servers do while
+ * they load an append-only file (docs/aof.md): nothing expires. */
+typedef struct rdbkit_keyspace rdbkit_keyspace;
+
+/* What a replay met that may make its result differ from what the server had. */
+typedef enum rdbkit_replay_kind {
+    RDBKIT_REPLAY_REFUSED,  /* a server answers with an error: nothing was changed */
+    RDBKIT_REPLAY_SCRIPT,   /* EVAL and the like, skipped */
+    RDBKIT_REPLAY_UNKNOWN,  /* an unknown command, skipped */
+    RDBKIT_REPLAY_RELATIVE, /* a time counted from now, which was options.now_ms */
+    RDBKIT_REPLAY_UNSURE,   /* servers themselves do not agree on the result, see docs/aof.md */
+    RDBKIT_REPLAY_KIND_N
+} rdbkit_replay_kind;
+
+/* Something of that kind. Borrowed until the callback returns. */
+typedef struct rdbkit_replay_event {
+    rdbkit_replay_kind kind;
+    const char *text; /* why, one line; constant */
+    uint64_t db;      /* in which the command runs */
+    const rdbkit_command *command;
+} rdbkit_replay_event;
+
+typedef struct rdbkit_keyspace_options {
+    const rdbkit_allocator *allocator; /* NULL: malloc; copied */
+    uint64_t memory_limit; /* bytes that the data may take, over which RDBKIT_ERR_LIMIT; 0: none. Default 0 */
+    uint64_t seed;         /* of hash tables: a random number makes them safe against chosen names */
+    int64_t now_ms;        /* unix time for commands with a relative time. Default 0 */
+    /* The server whose log this is, for the few commands that releases execute each in their own way, and because a
+     * target can lose only what the source had. An RDB image that names its server has the last word. Default NULL: the
+     * newest. */
+    const rdbkit_target *source;
+    int skip_scripts;      /* 1: leave out EVAL and the like; 0: RDBKIT_ERR_UNSUPPORTED */
+    int skip_unknown;      /* 1: leave out unknown commands; 0: RDBKIT_ERR_UNSUPPORTED */
+    int (*on_event)(void *ctx, const rdbkit_replay_event *event); /* may be NULL; 0, or negative to stop */
+    void *on_event_ctx;
+} rdbkit_keyspace_options;
+
+typedef struct rdbkit_replay_stats {
+    uint64_t commands; /* run, those of transactions too */
+    uint64_t events[RDBKIT_REPLAY_KIND_N];
+    rdbkit_header header; /* of the first RDB image; rdb_version 0: there was none */
+    uint64_t keys, expires, databases, functions;
+    uint64_t memory, memory_peak; /* bytes asked of the allocator */
+} rdbkit_replay_stats;
+
+/* Fill in the defaults. */
+RDBKIT_API void rdbkit_keyspace_options_init(rdbkit_keyspace_options *options);
+
+/* Make an empty keyspace. options: NULL for the defaults. Returns NULL when out of memory. Memory: what the data takes,
+ * about as much as in a server; values of an RDB image stay packed, as they came, until a command changes them. */
+RDBKIT_API rdbkit_keyspace *rdbkit_keyspace_new(const rdbkit_keyspace_options *options);
+RDBKIT_API void rdbkit_keyspace_free(rdbkit_keyspace *ks);
+
+/* What to hand to a reader, to take in an RDB, and to a rdbkit_aof, to take in a file with its image. A key that is
+ * there already when an image brings it is RDBKIT_ERR_DAMAGED: servers stop at that. Valid as long as ks. */
+RDBKIT_API const rdbkit_visitor *rdbkit_keyspace_visitor(rdbkit_keyspace *ks);
+RDBKIT_API const rdbkit_aof_visitor *rdbkit_keyspace_aof_visitor(rdbkit_keyspace *ks);
+
+/* Run a command, as the visitor does; of command the fields argv, argc, offset and timestamp_s are looked at.
+ * Returns RDBKIT_OK, also for a command that a server refuses (on_event says so), or a negative code that stays:
+ * RDBKIT_ERR_UNSUPPORTED (script, unknown command), RDBKIT_ERR_DAMAGED (wrong number of arguments),
+ * RDBKIT_ERR_LIMIT, RDBKIT_ERR_NOMEM. */
+RDBKIT_API int rdbkit_keyspace_command(rdbkit_keyspace *ks, const rdbkit_command *command);
+
+/* A file of a log has ended: a transaction that is open is dropped, and the next file begins in database 0. */
+RDBKIT_API void rdbkit_keyspace_file_end(rdbkit_keyspace *ks);
+
+/* Give out everything as events, in the order of rdbkit_visitor: databases by number, keys in the order in which they
+ * came to be. May be called any number of times. options: key_filter and piece_len are looked at; NULL for the
+ * defaults. Returns RDBKIT_DONE or a negative code. The keyspace does not change. */
+RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, const rdbkit_visitor *visitor);
+
+/* Fill in what is known of it. Takes time: all keys are counted. */
+RDBKIT_API void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats);
+
+/* The first error, or one with code RDBKIT_OK. Valid as long as ks. */
+RDBKIT_API const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks);
+
+/* Whether servers know a command of an append-only file, and its number of arguments fits: RDBKIT_OK,
+ * RDBKIT_ERR_UNSUPPORTED for an unknown command, RDBKIT_ERR_DAMAGED for a wrong number. */
+RDBKIT_API int rdbkit_command_check(const rdbkit_command *command);
 
 /* ---- Check -------------------------------------------------------------------------------------------- */
 

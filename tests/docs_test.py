@@ -22,7 +22,7 @@ RDBKIT = os.path.abspath(os.environ.get("RDBKIT") or os.path.join(ROOT, "rdbkit"
 LIBRARY = os.path.join(ROOT, "librdbkit.a")
 CC = shlex.split(os.environ.get("CC") or "cc")
 FLAGS = shlex.split(os.environ.get("CPPFLAGS", ""))
-LIBS = shlex.split(os.environ.get("LDFLAGS", "")) + ["-llzf", "-lz"]
+LIBS = shlex.split(os.environ.get("LDFLAGS", "")) + ["-llzf", "-lz", "-lm"]
 tests = []
 facts_kept = {}
 
