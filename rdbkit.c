@@ -39,11 +39,12 @@
  *   [33] hll_    HyperLogLog
  *   [34] geo_    places as scores
  *   [35] cmd_    commands
- *   [36] aof_    append-only files and manifests
- *   [37] api     the public functions not defined in a room above
- *   [38] cli_    command line: options, messages, output, input
- *   [39] verb_   command line: the verbs
- *   [40] main_   command line: help, parsing, main
+ *   [36] fix_    what can be saved of a damaged RDB
+ *   [37] aof_    append-only files and manifests
+ *   [38] api     the public functions not defined in a room above
+ *   [39] cli_    command line: options, messages, output, input
+ *   [40] verb_   command line: the verbs
+ *   [41] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -14813,7 +14814,201 @@ static void cmd_init(rdbkit_keyspace *ks) {
     ks->aof_visitor.command = cmd_on_command;
 }
 
-/* ==== [36] aof_ : append-only files and manifests ====
+/* ==== [36] fix_ : what can be saved of a damaged RDB ====
+ *
+ * Between a reader and a sink: each value is taken as bytes whose lengths alone were looked at, checked by itself, and
+ * goes on only if it is sound. One that is not costs its key alone. Tests: tests/test_salvage.c, tests/aof_test.py, fuzz/fuzz_salvage.c */
+
+struct rdbkit_salvage {
+    rdbkit_allocator mem;
+    rdbkit_visitor visitor; /* for the reader */
+    rdbkit_visitor to;
+    int (*lost)(void *ctx, const rdbkit_lost *lost);
+    void *lost_ctx;
+    ks_feeder check, feed;
+    mem_buf name, record;
+    rdbkit_key key;
+    int valkey;
+    rdbkit_module_aux aux; /* module data outside of keys: goes on when it is whole */
+    tab keys, members; /* fix_seen: of the file, and of the value at hand */
+    int twice;
+    u64 kept, lost_keys;
+};
+
+/* A name that went by, as 128 bits of hash. */
+typedef struct fix_seen {
+    u32 len; /* 16 */
+    u8 hash[16];
+} fix_seen;
+
+/* 1: a name that is in the table already, 0: now it is, or RDBKIT_ERR_NOMEM. */
+static int fix_see(rdbkit_salvage *s, tab *t, u64 seed, rdbkit_str name) {
+    u64 a, b;
+    u8 hash[16];
+    port_hash(seed, name, &a, &b);
+    port_put_le64(hash, a), port_put_le64(hash + 8, b);
+    if (tab_get(t, 0, (rdbkit_str){(const char *)hash, sizeof hash})) return 1;
+    fix_seen *seen = s->mem.alloc(s->mem.ctx, sizeof *seen);
+    if (!seen) return RDBKIT_ERR_NOMEM;
+    seen->len = sizeof hash;
+    memcpy(seen->hash, hash, sizeof hash);
+    if (tab_add(&s->mem, t, 0, seen) == 0) return 0;
+    s->mem.free(s->mem.ctx, seen, sizeof *seen);
+    return RDBKIT_ERR_NOMEM;
+}
+
+static void fix_forget(rdbkit_salvage *s, tab *t) {
+    void *seen;
+    for (u32 i = 0; (seen = tab_next(t, &i)) != NULL;) s->mem.free(s->mem.ctx, seen, sizeof(fix_seen));
+    tab_free(&s->mem, t);
+}
+
+static int fix_member(void *user, rdbkit_str member) {
+    rdbkit_salvage *s = user;
+    const int st = fix_see(s, &s->members, 0, member);
+    if (st > 0) s->twice = 1;
+    return st < 0 ? st : 0;
+}
+
+static int fix_scored(void *user, rdbkit_str member, double score) {
+    (void)score;
+    return fix_member(user, member);
+}
+
+static int fix_field(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    (void)value, (void)expire_ms;
+    return fix_member(user, field);
+}
+
+static int fix_header(void *user, const rdbkit_header *header) {
+    rdbkit_salvage *s = user;
+    return s->to.header ? s->to.header(s->to.user, header) : 0;
+}
+
+static int fix_aux(void *user, rdbkit_str name, rdbkit_str value) {
+    rdbkit_salvage *s = user;
+    return s->to.aux ? s->to.aux(s->to.user, name, value) : 0;
+}
+
+static int fix_function(void *user, rdbkit_str code, int opcode) {
+    rdbkit_salvage *s = user;
+    return s->to.function ? s->to.function(s->to.user, code, opcode) : 0;
+}
+
+static int fix_module_aux(void *user, const rdbkit_module_aux *aux) {
+    rdbkit_salvage *s = user;
+    s->aux = *aux;
+    s->record.len = 0;
+    return RDBKIT_TAKE_RAW;
+}
+
+static int fix_module_aux_end(void *user) {
+    rdbkit_salvage *s = user;
+    int st = s->to.module_aux ? s->to.module_aux(s->to.user, &s->aux) : 0;
+    if (st == RDBKIT_TAKE_RAW && s->to.raw) st = s->to.raw(s->to.user, s->record.data, s->record.len);
+    if (st < 0) return st;
+    return s->to.module_aux_end ? s->to.module_aux_end(s->to.user) : 0;
+}
+
+static int fix_db(void *user, uint64_t db) {
+    rdbkit_salvage *s = user;
+    return s->to.db ? s->to.db(s->to.user, db) : 0;
+}
+
+static int fix_key(void *user, const rdbkit_key *key) {
+    rdbkit_salvage *s = user;
+    const u8 head[KS_RECORD_HEAD] = {(u8)key->type->number, 0};
+    s->key = *key;
+    s->name.len = s->record.len = 0;
+    s->valkey = ks_is_valkey(key->type);
+    if (mem_buf_add(&s->mem, &s->name, key->name.data, key->name.len) || mem_buf_add(&s->mem, &s->record, head, sizeof head))
+        return RDBKIT_ERR_NOMEM;
+    return RDBKIT_TAKE_UNCHECKED;
+}
+
+static int fix_raw(void *user, const void *data, size_t len) {
+    rdbkit_salvage *s = user;
+    return mem_buf_add(&s->mem, &s->record, data, len);
+}
+
+/* What is wrong, without the place and the key that the record alone had. */
+static void fix_reason(const rdbkit_error *e, char *text, size_t size) {
+    const char *from = strstr(e->message, ": "), *to = strstr(e->message, "; key ");
+    from = from ? from + 2 : e->message;
+    if (!to || to < from) to = from + strlen(from);
+    text[0] = 0;
+    err_add(text, size, "%.*s", (int)(to - from), from);
+}
+
+static int fix_lose(rdbkit_salvage *s, const char *reason) {
+    const rdbkit_lost lost = {&s->key, reason};
+    s->lost_keys++;
+    return s->lost ? s->lost(s->lost_ctx, &lost) : 0;
+}
+
+static int fix_key_end(void *user) {
+    rdbkit_salvage *s = user;
+    rdbkit_error e = {.code = 0};
+    s->key.name = (rdbkit_str){(const char *)s->name.data, s->name.len};
+    s->key.raw_name = (rdbkit_str){NULL, 0};
+    s->check.key = s->feed.key = s->key;
+    s->twice = 0;
+    int st = ks_feed(&s->check, s->valkey, s->record.data, s->record.len, &e);
+    if (s->members.live) fix_forget(s, &s->members);
+    if (st == RDBKIT_ERR_DAMAGED || st == RDBKIT_ERR_TRUNCATED || st == RDBKIT_ERR_UNSUPPORTED) {
+        char text[256];
+        fix_reason(&e, text, sizeof text);
+        return fix_lose(s, text);
+    }
+    if (st) return st;
+    if (s->twice) return fix_lose(s, "a field or member twice");
+    st = fix_see(s, &s->keys, s->key.db, s->key.name);
+    if (st) return st < 0 ? st : fix_lose(s, "a key that was there already, which is kept");
+    s->kept++;
+    return ks_feed(&s->feed, s->valkey, s->record.data, s->record.len, &e);
+}
+
+static int fix_end(void *user, int checksum) {
+    rdbkit_salvage *s = user;
+    return s->to.end ? s->to.end(s->to.user, checksum) : 0;
+}
+
+static void fix_free(rdbkit_salvage *s) {
+    if (!s) return;
+    const rdbkit_allocator mem = s->mem;
+    ks_feeder_free(&s->check);
+    ks_feeder_free(&s->feed);
+    fix_forget(s, &s->keys);
+    fix_forget(s, &s->members);
+    mem_buf_free(&mem, &s->name);
+    mem_buf_free(&mem, &s->record);
+    mem.free(mem.ctx, s, sizeof *s);
+}
+
+static rdbkit_salvage *fix_new(const rdbkit_allocator *allocator, const rdbkit_visitor *to) {
+    const rdbkit_allocator mem = mem_or_std(allocator);
+    rdbkit_salvage *s = mem_new(&mem, sizeof *s);
+    rdbkit_reader_options options;
+    rdbkit_visitor check = {0};
+    if (!s) return NULL;
+    s->mem = mem;
+    s->to = *to;
+    s->keys.name_off = s->members.name_off = offsetof(fix_seen, hash);
+    check.user = s;
+    check.set_member = fix_member, check.zset_member = fix_scored, check.hash_field = fix_field;
+    rdbkit_reader_options_init(&options);
+    ks_feeder_init(&s->feed, &s->mem, &options, to);
+    options.deep = 1;
+    ks_feeder_init(&s->check, &s->mem, &options, &check);
+    rdbkit_visitor *v = &s->visitor;
+    v->user = s;
+    v->header = fix_header, v->aux = fix_aux, v->function = fix_function, v->db = fix_db;
+    v->module_aux = fix_module_aux, v->module_aux_end = fix_module_aux_end;
+    v->key = fix_key, v->raw = fix_raw, v->key_end = fix_key_end, v->end = fix_end;
+    return s;
+}
+
+/* ==== [37] aof_ : append-only files and manifests ====
  *
  * A file is read in three phases: START, until its first bytes tell whether it begins with an RDB
  * image; IMAGE, which a rdbkit_reader reads; RECORDS, one command or annotation after the other,
@@ -15661,7 +15856,7 @@ int rdbkit_is_manifest(const void *head, size_t len) {
     return len >= 5 && !memcmp(p, "file ", 5);
 }
 
-/* ==== [37] api : the public functions not defined in a room above ====
+/* ==== [38] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -15970,11 +16165,34 @@ const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks) {
     return &ks->error;
 }
 
+rdbkit_salvage *rdbkit_salvage_new(const rdbkit_allocator *allocator, const rdbkit_visitor *to,
+                                   int (*lost)(void *ctx, const rdbkit_lost *lost), void *ctx) {
+    rdbkit_salvage *s = fix_new(allocator, to);
+    if (s) s->lost = lost, s->lost_ctx = ctx;
+    return s;
+}
+
+void rdbkit_salvage_free(rdbkit_salvage *s) {
+    fix_free(s);
+}
+
+const rdbkit_visitor *rdbkit_salvage_visitor(rdbkit_salvage *s) {
+    return &s->visitor;
+}
+
+uint64_t rdbkit_salvage_kept(const rdbkit_salvage *s) {
+    return s->kept;
+}
+
+uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s) {
+    return s->lost_keys;
+}
+
 int rdbkit_command_check(const rdbkit_command *command) {
     return cmd_check(command);
 }
 
-/* ==== [38] cli_ : command line: options, messages, output, input ====
+/* ==== [39] cli_ : command line: options, messages, output, input ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -16812,7 +17030,7 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [39] verb_ : command line: the verbs ====
+/* ==== [40] verb_ : command line: the verbs ====
  *
  * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
 
@@ -18226,7 +18444,7 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     return cli_judge_pass(c, src, status, &pass);
 }
 
-/* ==== [40] main_ : command line: help, parsing, main ====
+/* ==== [41] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 

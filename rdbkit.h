@@ -948,6 +948,33 @@ RDBKIT_API const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks);
  * RDBKIT_ERR_UNSUPPORTED for an unknown command, RDBKIT_ERR_DAMAGED for a wrong number. */
 RDBKIT_API int rdbkit_command_check(const rdbkit_command *command);
 
+/* ---- Salvage ------------------------------------------------------------------------------------------ */
+
+/* What stands between a reader and a sink, and lets sound values through alone: a damaged value whose end can be found
+ * (a packed one always) costs its own key and no other. Hand rdbkit_salvage_visitor() to a reader with piece_len 0.
+ * Where the reader itself fails, nothing that follows can be found: call visitor->end() of the sink then, and what came
+ * before is complete. As strict as a reader with deep, and about fields that stand twice; of a key that stands twice the
+ * first one goes on. Key counts (resize) and slot data are left out. Memory: the largest value, some 40 bytes for each of
+ * its members, and for each key. */
+typedef struct rdbkit_salvage rdbkit_salvage;
+
+/* A key that is lost. Borrowed until the callback returns. */
+typedef struct rdbkit_lost {
+    const rdbkit_key *key;
+    const char *reason; /* one line */
+} rdbkit_lost;
+
+/* Make one. to: the sink's visitor, copied. lost: called for each key that is lost, may be NULL; answers RDBKIT_OK, or a
+ * negative value to stop. Returns NULL when out of memory. */
+RDBKIT_API rdbkit_salvage *rdbkit_salvage_new(const rdbkit_allocator *allocator, const rdbkit_visitor *to,
+                                              int (*lost)(void *ctx, const rdbkit_lost *lost), void *ctx);
+RDBKIT_API void rdbkit_salvage_free(rdbkit_salvage *s);
+RDBKIT_API const rdbkit_visitor *rdbkit_salvage_visitor(rdbkit_salvage *s);
+
+/* Keys that went on, and keys that were lost, so far. */
+RDBKIT_API uint64_t rdbkit_salvage_kept(const rdbkit_salvage *s);
+RDBKIT_API uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s);
+
 /* ---- Check -------------------------------------------------------------------------------------------- */
 
 /* A sink that looks for what no reader can see alone: duplicate keys, and duplicate members or fields. */
