@@ -16205,6 +16205,7 @@ int rdbkit_command_check(const rdbkit_command *command) {
 
 #include "rdbkit.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16241,6 +16242,7 @@ enum {
     CLI_DBS_MAX = 1024, /* databases that info lists; the rest is added up */
     CLI_LIST_MAX = 256, /* aux fields, functions and modules, likewise */
     CLI_DUPS_MAX = 16,  /* as many as rdbkit_check_duplicate() gives */
+    CLI_DIR_FILES = 1024, /* in a directory that is written */
 };
 
 /* ---- Options ------------------------------------------------------------------------------------------ */
@@ -16254,10 +16256,12 @@ enum cli_verb_bit {
     CLI_V_CONVERT = 1 << 5,
     CLI_V_FILTER_FILE = 1 << 6,
     CLI_V_TO_JSON = 1 << 7,
+    CLI_V_REPAIR = 1 << 8,
     CLI_V_WRITE = CLI_V_CONVERT | CLI_V_FILTER_FILE,
-    CLI_V_READ = CLI_V_TO_RESP | CLI_V_CHECK | CLI_V_INFO | CLI_V_KEYS | CLI_V_WRITE | CLI_V_TO_JSON,
+    CLI_V_FILTER = CLI_V_TO_RESP | CLI_V_CHECK | CLI_V_INFO | CLI_V_KEYS | CLI_V_WRITE | CLI_V_TO_JSON,
+    CLI_V_READ = CLI_V_FILTER | CLI_V_REPAIR,
+    CLI_V_REPLAY = CLI_V_FILTER & ~CLI_V_CHECK,
     CLI_V_ALL = CLI_V_READ | CLI_V_HELP,
-    CLI_V_FILTER = CLI_V_READ,
     CLI_V_CHANGE = CLI_V_TO_RESP | CLI_V_KEYS | CLI_V_INFO | CLI_V_WRITE | CLI_V_TO_JSON,
     CLI_V_LOSS = CLI_V_TO_RESP | CLI_V_WRITE,
     CLI_V_DATA = CLI_V_TO_RESP | CLI_V_TO_JSON | CLI_V_WRITE /* keys go out */
@@ -16286,6 +16290,18 @@ enum cli_kind {
       "through unchanged", "--reencode") \
     X(RECOMPRESS,    "recompress",      0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
       "another name of --reencode", "--recompress") \
+    X(TO_FORMAT,     "format",          0,   "FORMAT", CLI_V_CONVERT, CLI_TEXT, \
+      "rdb, or aof: an append-only file, for targets from 7.0 on a directory of them; default rdb", "--format aof") \
+    X(NO_PREAMBLE,   "no-preamble",     0,   NULL,     CLI_V_CONVERT, CLI_FLAG, \
+      "with --format aof: write commands, no RDB at their beginning", "--format aof --no-preamble") \
+    X(UNTIL,         "until-timestamp", 0,   "SECONDS", CLI_V_REPAIR, CLI_TEXT, \
+      "cut an append-only file with timestamps in front of the first that is later than this unix time", \
+      "--until-timestamp 1735689600 -o cut.aof") \
+    X(SKIP_SCRIPTS,  "skip-scripts",    0,   NULL,     CLI_V_REPLAY,    CLI_FLAG, \
+      "append-only files: leave out EVAL and the like, which need Lua, and count them", "--skip-scripts") \
+    X(SKIP_UNKNOWN,  "skip-unknown",    0,   NULL,     CLI_V_REPLAY,  CLI_FLAG, \
+      "append-only files: leave out unknown commands, those of modules for example, and count them", \
+      "--skip-unknown") \
     X(NO_COMPRESS,   "no-compress",     0,   NULL,     CLI_V_WRITE,   CLI_FLAG, \
       "do not compress what is encoded anew", "--no-compress --reencode") \
     X(DROP_MODULES,  "drop-modules",    0,   NULL,     CLI_V_LOSS,    CLI_FLAG, \
@@ -16340,7 +16356,8 @@ enum cli_kind {
     X(LIMIT,         "limit",           0,   "N",      CLI_V_FILTER,  CLI_TEXT, \
       "only the first N keys that pass", "--limit 100") \
     X(NOW,           "now",             0,   "MS",     CLI_V_FILTER,  CLI_TEXT, \
-      "the time that --expired and --no-expired go by, unix time in milliseconds; default: the clock", \
+      "the time that --expired and --no-expired go by, and that relative times in an append-only file count from, unix " \
+      "time in milliseconds; default: the clock, and when the file was written", \
       "--expired --now 1735689600000") \
     X(MAP_DB,        "map-db",          0,   "A:B",    CLI_V_CHANGE,  CLI_TEXT, \
       "put the keys of database A into database B; given again: more of them", "--map-db 0:3") \
@@ -16425,6 +16442,18 @@ struct cli_out {
     char buf[CLI_BLOCK_LEN];
 };
 
+/* A directory that is written: it appears when it is complete. */
+struct cli_dir {
+    char *path;   /* NULL: none is written */
+    char temp[CLI_PATH_LEN];
+    char *files[CLI_DIR_FILES];
+    int force;
+};
+
+/* The same of the directory that is being written, for a signal: files stay in the list until they are gone. */
+static struct cli_dir *volatile cli_temp_dir;
+static volatile sig_atomic_t cli_temp_files;
+
 /* Temporaries that a signal has to remove: the output and the loss report. An empty name is a free slot;
  * names change only while the signals are blocked. */
 static char cli_temp_name[2][CLI_PATH_LEN];
@@ -16432,6 +16461,8 @@ static char cli_temp_name[2][CLI_PATH_LEN];
 static void cli_on_signal(int sig) {
     for (size_t i = 0; i < sizeof cli_temp_name / sizeof *cli_temp_name; i++)
         if (cli_temp_name[i][0]) (void)unlink(cli_temp_name[i]);
+    for (int i = 0; cli_temp_dir && i < cli_temp_files; i++) (void)unlink(cli_temp_dir->files[i]);
+    if (cli_temp_dir) (void)rmdir(cli_temp_dir->temp);
     (void)raise(sig); /* SA_RESETHAND: ends the process as if there were no handler */
 }
 
@@ -16592,6 +16623,7 @@ struct cli {
     struct cli_out out;    /* the data */
     struct cli_out report; /* --loss-report */
     struct cli_out err;    /* standard error, flushed after each line */
+    struct cli_dir dir;    /* an append-only directory, in the place of out */
 };
 
 static void cli_say(struct cli *c, const char *name, const char *format, ...) CLI_PRINTF(3, 4);
@@ -16770,6 +16802,125 @@ static int cli_out_close(struct cli *c, struct cli_out *out, int keep) {
     return code;
 }
 
+/* ---- Output directories ------------------------------------------------------------------------------- */
+
+/* Make the temporary directory beside its later name. */
+static int cli_dir_open(struct cli *c, const char *path) {
+    struct cli_dir *d = &c->dir;
+    struct stat st;
+    d->force = cli_has(c, CLI_O_FORCE);
+    if (strcmp(path, "-") == 0) {
+        cli_say(c, NULL, "an append-only directory cannot go to standard output: -o names it");
+        cli_hint(c, "targets before 7.0 have a single file");
+        return CLI_USAGE;
+    }
+    if (lstat(path, &st) == 0 && !d->force) {
+        cli_say(c, path, "exists");
+        cli_hint(c, "--force replaces it");
+        return CLI_REFUSED;
+    }
+    if (lstat(path, &st) == 0 && !S_ISDIR(st.st_mode)) return cli_fail_errno(c, path, ENOTDIR);
+    d->path = strdup(path);
+    if (!d->path) return cli_fail_errno(c, NULL, ENOMEM);
+    size_t len = strlen(d->path);
+    while (len > 1 && d->path[len - 1] == '/') d->path[--len] = 0;
+    const size_t dir_len = cli_dir_len(d->path);
+    const int n = snprintf(d->temp, sizeof d->temp, "%.*s.%.200s.rdbkit-XXXXXX", (int)dir_len, d->path, d->path + dir_len);
+    if (n < 0 || (size_t)n >= sizeof d->temp) return d->temp[0] = 0, cli_fail_errno(c, path, ENAMETOOLONG);
+    const mode_t mask = umask(0);
+    (void)umask(mask);
+    cli_signals_catch();
+    cli_signals_block(1);
+    const int sys_errno = mkdtemp(d->temp) ? 0 : errno;
+    if (!sys_errno) cli_temp_files = 0, cli_temp_dir = d;
+    else d->temp[0] = 0;
+    cli_signals_block(0);
+    if (sys_errno) return cli_fail_errno(c, path, sys_errno);
+    (void)chmod(d->temp, (mode_t)0777 & ~mask);
+    return CLI_OK;
+}
+
+/* Begin a file in it, as c->out. */
+static int cli_dir_file(struct cli *c, const char *name) {
+    struct cli_dir *d = &c->dir;
+    struct cli_out *out = &c->out;
+    char *path = malloc(strlen(d->temp) + strlen(name) + 2);
+    if (!path) return cli_fail_errno(c, NULL, ENOMEM);
+    (void)sprintf(path, "%s/%s", d->temp, name);
+    if (cli_temp_files == CLI_DIR_FILES) return free(path), cli_fail_errno(c, d->path, EMFILE);
+    cli_signals_block(1);
+    d->files[cli_temp_files] = path;
+    cli_temp_files = cli_temp_files + 1;
+    out->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOCTTY, 0666);
+    const int sys_errno = errno;
+    cli_signals_block(0);
+    out->name = path;
+    out->len = 0;
+    return out->fd < 0 ? cli_fail_errno(c, path, sys_errno) : CLI_OK;
+}
+
+/* The file at hand is complete. */
+static int cli_dir_file_end(struct cli *c) {
+    struct cli_out *out = &c->out;
+    cli_out_flush(out);
+    if (!out->sys_errno && fsync(out->fd) != 0) out->sys_errno = errno;
+    if (close(out->fd) != 0 && errno != EINTR && !out->sys_errno) out->sys_errno = errno;
+    out->fd = -1;
+    return out->sys_errno ? cli_fail_errno(c, out->name, out->sys_errno) : CLI_OK;
+}
+
+/* Remove a directory that holds files alone. Returns 0 or an errno. */
+static int cli_dir_remove(const char *path) {
+    DIR *d = opendir(path);
+    if (!d) return errno;
+    int sys_errno = 0;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        if (unlinkat(dirfd(d), entry->d_name, 0) != 0) sys_errno = errno;
+    }
+    (void)closedir(d);
+    return sys_errno ? sys_errno : rmdir(path) == 0 ? 0 : errno;
+}
+
+/* Give the directory its name. One that is replaced is moved away first, and removed at the end. */
+static int cli_dir_rename(struct cli_dir *d) {
+    char old[CLI_PATH_LEN + 8];
+    if (!d->force) return rename(d->temp, d->path) == 0 ? 0 : errno;
+    (void)snprintf(old, sizeof old, "%s.old", d->temp);
+    const int there = rename(d->path, old) == 0;
+    if (!there && errno != ENOENT) return errno;
+    if (rename(d->temp, d->path) != 0) {
+        const int sys_errno = errno;
+        if (there) (void)rename(old, d->path);
+        return sys_errno;
+    }
+    return there ? cli_dir_remove(old) : 0;
+}
+
+/* Finish, opened or not. keep 0: the directory is not wanted. */
+static int cli_dir_close(struct cli *c, int keep) {
+    struct cli_dir *d = &c->dir;
+    int code = CLI_OK;
+    if (!d->path) return CLI_OK;
+    cli_signals_block(1);
+    if (keep && d->temp[0]) {
+        const int sys_errno = cli_dir_rename(d);
+        if (sys_errno) code = cli_fail_errno(c, d->path, sys_errno);
+        else cli_sync_dir(d->path);
+        keep = !sys_errno;
+    }
+    for (int i = 0; i < cli_temp_files; i++) {
+        if (!keep) (void)unlink(d->files[i]);
+        free(d->files[i]);
+    }
+    if (!keep && d->temp[0]) (void)rmdir(d->temp);
+    cli_temp_dir = NULL;
+    cli_temp_files = 0;
+    cli_signals_block(0);
+    free(d->path);
+    return code;
+}
+
 /* ---- Input -------------------------------------------------------------------------------------------- */
 
 struct cli_progress {
@@ -16781,11 +16932,25 @@ struct cli_progress {
     uint64_t last_ms;
 };
 
+enum cli_kind_of_input {
+    CLI_IN_RDB,
+    CLI_IN_AOF,     /* one append-only file, with or without RDB preamble */
+    CLI_IN_MANIFEST /* the files that a manifest lists */
+};
+
 struct cli_source {
     struct cli *cli;
     const char *name;
+    enum cli_kind_of_input kind;
+    rdbkit_manifest *manifest;
+    char *manifest_path;
+    char *dir;                 /* of the manifest's files, with its slash; "" is the current one */
+    rdbkit_keyspace *keyspace; /* what an append-only file holds, once it was replayed */
+    int failed;                /* why it could not be, as an exit code; it was said */
+    rdbkit_header header;      /* of its RDB; rdb_version 0: none */
     int fd;
     int seekable;
+    int64_t written_s; /* of the files of a manifest: unix time of the last change; 0: not known */
     uint64_t start; /* where fd stood when it came to us */
     uint64_t size;  /* from there; 0: not known */
     uint64_t read_off;
@@ -16881,9 +17046,6 @@ static const struct cli_foreign {
     const char *begin, *within; /* within NULL: anything */
     const char *what;
 } cli_foreigns[] = {
-    {"*", NULL, "an append-only file: this version reads RDB files alone"},
-    {"#", NULL, "an append-only file: this version reads RDB files alone"},
-    {"file ", " seq ", "the manifest of an append-only directory: this version reads RDB files alone"},
     {"VKCS", NULL, "a compressed RDB of Valkey 9.2, which is not supported"},
     {"$EOF:", NULL, "a replication stream: the RDB begins after its first line"},
 };
@@ -16899,6 +17061,168 @@ static const char *cli_foreign_what(const char *plain) {
 
 static void cli_source_close(struct cli_source *src) {
     if (src->fd > STDIN_FILENO) (void)close(src->fd);
+    src->fd = -1;
+    rdbkit_manifest_free(src->manifest);
+    rdbkit_keyspace_free(src->keyspace);
+    free(src->manifest_path);
+    free(src->dir);
+}
+
+/* ---- append-only files ---- */
+
+/* Whether a name is that of a manifest, and not of one that a server was writing. */
+static int cli_is_manifest_name(const char *name) {
+    static const char end[] = ".manifest";
+    const size_t len = strlen(name), end_len = sizeof end - 1;
+    return len > end_len && strcmp(name + len - end_len, end) == 0 && strncmp(name, "temp-", 5) != 0;
+}
+
+/* The manifest in a directory, as a path in new memory; NULL: none, more than one (*n says how many), or an errno. */
+static char *cli_find_manifest(const char *dir, size_t *n) {
+    DIR *d = opendir(dir);
+    char *found = NULL;
+    *n = 0;
+    if (!d) return NULL;
+    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+        if (!cli_is_manifest_name(entry->d_name) || ++*n > 1) continue;
+        const size_t size = strlen(dir) + strlen(entry->d_name) + 2;
+        found = malloc(size);
+        if (found) (void)snprintf(found, size, "%s/%s", dir, entry->d_name);
+    }
+    (void)closedir(d);
+    if (*n == 1) return found;
+    free(found);
+    return NULL;
+}
+
+/* Go on with the manifest of a directory, or of the appendonlydir in it, in the place of the directory itself. */
+static int cli_source_enter(struct cli *c, struct cli_source *src) {
+    static const char sub[] = "appendonlydir";
+    size_t n, n_below, len = strlen(src->name);
+    while (len > 1 && src->name[len - 1] == '/') len--;
+    char *dir = malloc(len + 1), *path, *below = NULL;
+    if (!dir) return cli_fail_errno(c, NULL, ENOMEM);
+    (void)snprintf(dir, len + 1, "%s", src->name);
+    path = cli_find_manifest(dir, &n);
+    if (!path && n == 0) {
+        below = malloc(len + sizeof sub + 1);
+        if (below) (void)snprintf(below, len + sizeof sub + 1, "%s/%s", dir, sub);
+        if (below) path = cli_find_manifest(below, &n_below);
+    }
+    free(below);
+    free(dir);
+    if (!path) {
+        cli_say(c, src->name, n > 1 ? "a directory with %zu manifests: name one of them" : "a directory without a manifest", n);
+        cli_hint(c, "an append-only directory holds a file named ....manifest; an RDB is named as a file");
+        return CLI_BAD;
+    }
+    (void)close(src->fd);
+    src->fd = open(path, O_RDONLY | O_NOCTTY);
+    const int code = src->fd < 0 ? cli_fail_errno(c, path, errno) : CLI_OK;
+    src->manifest_path = path;
+    return code;
+}
+
+/* The path of a file of a manifest, in new memory. */
+static char *cli_log_path(const struct cli_source *src, const rdbkit_manifest_file *file) {
+    const size_t size = strlen(src->dir) + file->name.len + 1;
+    char *path = malloc(size);
+    if (path) (void)snprintf(path, size, "%s%s", src->dir, file->name.data);
+    return path;
+}
+
+/* How many bytes the files of a manifest have together, for progress, and when the last of them was written. */
+static uint64_t cli_log_size(struct cli_source *src) {
+    const rdbkit_manifest_file *file;
+    uint64_t size = 0;
+    struct stat st;
+    for (size_t i = 0; (file = rdbkit_manifest_at(src->manifest, i)) != NULL; i++) {
+        char *path = file->type == 'h' ? NULL : cli_log_path(src, file);
+        if (path && stat(path, &st) == 0) {
+            if (st.st_size > 0) size += (uint64_t)st.st_size;
+            if ((int64_t)st.st_mtime > src->written_s) src->written_s = (int64_t)st.st_mtime;
+        }
+        free(path);
+    }
+    return size;
+}
+
+enum { CLI_MANIFEST_MAX = 16 << 20 };
+
+/* Read the manifest that fd is open on, whose first bytes are in head. */
+static int cli_source_manifest(struct cli *c, struct cli_source *src) {
+    char *text = malloc(CLI_MANIFEST_MAX);
+    size_t len = src->head_len;
+    rdbkit_error error;
+    if (!text) return cli_fail_errno(c, NULL, ENOMEM);
+    memcpy(text, src->head, len);
+    for (ssize_t n = 1; n > 0 && len < CLI_MANIFEST_MAX;) {
+        n = read(src->fd, text + len, CLI_MANIFEST_MAX - len);
+        if (n < 0 && cli_again(src->fd, POLLIN)) n = 1;
+        else if (n < 0) return free(text), cli_fail_errno(c, src->name, errno);
+        else len += (size_t)n;
+    }
+    src->manifest = rdbkit_manifest_parse(NULL, text, len, &error);
+    free(text);
+    if (!src->manifest) return cli_fail(c, src->name, &error);
+    src->kind = CLI_IN_MANIFEST;
+    if (!src->manifest_path) src->manifest_path = strdup(src->name);
+    src->dir = src->manifest_path ? strdup(src->manifest_path) : NULL;
+    if (!src->dir) return cli_fail_errno(c, NULL, ENOMEM);
+    src->dir[cli_dir_len(src->dir)] = 0;
+    src->size = cli_log_size(src);
+    return CLI_OK;
+}
+
+/* Called for each file of a log in the order of loading. file: its line in the manifest, or NULL. Returns an exit
+ * code; what is not CLI_OK ends the walk. */
+typedef int (*cli_log_fn)(void *ctx, const char *path, const rdbkit_manifest_file *file, rdbkit_input *in);
+
+static int cli_log_one(struct cli_source *src, cli_log_fn each, void *ctx, const char *path,
+                       const rdbkit_manifest_file *file) {
+    rdbkit_input *in = rdbkit_input_new(NULL, cli_source_read, src);
+    const int code = in ? each(ctx, path, file, in) : cli_fail_errno(src->cli, NULL, ENOMEM);
+    rdbkit_input_free(in);
+    return code;
+}
+
+/* Go through the files of an append-only source. One that cannot be opened ends the walk, as it does for servers. */
+static int cli_log_walk(struct cli *c, struct cli_source *src, cli_log_fn each, void *ctx) {
+    const rdbkit_manifest_file *file;
+    int code = CLI_OK;
+    if (src->kind == CLI_IN_AOF) return cli_log_one(src, each, ctx, src->name, NULL);
+    src->read_off = src->progress.next_off = 0;
+    for (size_t i = 0; code == CLI_OK && (file = rdbkit_manifest_at(src->manifest, i)) != NULL; i++) {
+        if (file->type == 'h') continue;
+        char *path = cli_log_path(src, file);
+        if (src->fd > STDIN_FILENO) (void)close(src->fd);
+        src->head_len = src->head_off = 0;
+        src->fd = path ? open(path, O_RDONLY | O_NOCTTY) : -1;
+        if (!path) code = cli_fail_errno(c, NULL, ENOMEM);
+        else if (src->fd < 0) code = cli_fail_errno(c, path, errno);
+        else code = cli_log_one(src, each, ctx, path, file);
+        free(path);
+    }
+    return code;
+}
+
+/* Whether an RDB is the preamble of an append-only file: it says so, or its end is that of a command. */
+static int cli_is_preamble(const struct cli_source *src) {
+    static const char mark[] = "\x0c" "aof-preamble\xc0\x01";
+    const size_t n = sizeof mark - 1;
+    char end[2];
+    if (strncmp(src->plain, "REDIS", 5) != 0 && strncmp(src->plain, "VALKEY", 6) != 0) return 0;
+    for (size_t i = 0; i + n < sizeof src->plain; i++)
+        if (memcmp(src->plain + i, mark, n) == 0) return 1;
+    return src->size > 32 && memcmp(src->plain, src->head, 9) == 0 &&
+           pread(src->fd, end, 2, (off_t)(src->start + src->size - 2)) == 2 && end[0] == '\r' && end[1] == '\n';
+}
+
+static int cli_source_kind(struct cli *c, struct cli_source *src) {
+    /* what a directory has as its manifest is one, whatever it holds */
+    if (src->manifest_path || rdbkit_is_manifest(src->plain, strlen(src->plain))) return cli_source_manifest(c, src);
+    if (src->plain[0] == '*' || src->plain[0] == '#' || cli_is_preamble(src)) src->kind = CLI_IN_AOF;
+    return CLI_OK;
 }
 
 /* Whether the input is of a kind that can be read; says so if not. */
@@ -16906,9 +17230,9 @@ static int cli_source_accept(struct cli *c, struct cli_source *src) {
     struct stat st;
     if (fstat(src->fd, &st) != 0) return cli_fail_errno(c, src->name, errno);
     if (S_ISDIR(st.st_mode)) {
-        cli_say(c, src->name, "a directory: this version reads RDB files alone");
-        cli_hint(c, "an append-only directory holds its RDB in the file named ...base.rdb");
-        return CLI_BAD;
+        const int entered = cli_source_enter(c, src);
+        if (entered != CLI_OK) return entered;
+        if (fstat(src->fd, &st) != 0) return cli_fail_errno(c, src->name, errno);
     }
     off_t at = S_ISREG(st.st_mode) ? lseek(src->fd, 0, SEEK_CUR) : -1;
     src->seekable = at >= 0;
@@ -16918,7 +17242,7 @@ static int cli_source_accept(struct cli *c, struct cli_source *src) {
     if (sys_errno) return cli_fail_errno(c, src->name, sys_errno);
     const char *what = cli_foreign_what(src->plain);
     if (what) cli_say(c, src->name, "%s", what);
-    return what ? CLI_BAD : CLI_OK;
+    return what ? CLI_BAD : cli_source_kind(c, src);
 }
 
 /* Open an input read-only. On failure it is closed again. */
@@ -16939,6 +17263,7 @@ static int cli_source_open(struct cli *c, struct cli_source *src, const char *pa
 
 /* Back to the start, for another pass. */
 static int cli_source_rewind(struct cli_source *src) {
+    if (src->keyspace) return 1; /* it is all in memory */
     if (lseek(src->fd, (off_t)(src->start + src->head_len), SEEK_SET) < 0) return 0;
     src->head_off = 0;
     src->read_off = src->progress.next_off = 0;
@@ -16947,6 +17272,7 @@ static int cli_source_rewind(struct cli_source *src) {
 
 /* The header, as far as the head tells; the reader judges it. */
 static rdbkit_header cli_source_header(const struct cli_source *src) {
+    if (src->kind != CLI_IN_RDB) return src->header;
     int valkey = strncmp(src->plain, "VALKEY", 6) == 0;
     return (rdbkit_header){valkey ? RDBKIT_VALKEY : RDBKIT_REDIS, atoi(src->plain + (valkey ? 6 : 5))};
 }
@@ -16963,6 +17289,7 @@ struct cli_pass {
     uint64_t end_off; /* of the RDB */
     enum cli_tail tail;
     int gzip;
+    int code; /* what was said already, as an exit code; CLI_OK: nothing */
 };
 
 static void cli_reader_options(const struct cli *c, rdbkit_reader_options *options) {
@@ -16982,11 +17309,161 @@ static void cli_read_tail(struct cli_pass *pass, rdbkit_input *in) {
     else pass->tail = CLI_TAIL_OTHER; /* bytes that cannot even be read are no less there */
 }
 
+/* ---- replay ---- */
+
+struct cli_replay {
+    struct cli *c;
+    struct cli_source *src;
+    struct cli_pass *pass;
+    const rdbkit_reader_options *rdb;
+    const char *path; /* of the file at hand */
+    uint64_t seen[RDBKIT_REPLAY_KIND_N];
+};
+
+/* The first of each kind is told with its place, the rest are counted. */
+static int cli_replay_event(void *ctx, const rdbkit_replay_event *event) {
+    struct cli_replay *r = ctx;
+    if (r->seen[event->kind]++ || cli_has(r->c, CLI_O_QUIET)) return RDBKIT_OK;
+    struct cli_out *err = &r->c->err;
+    cli_progress_clear(r->src);
+    cli_puts(err, "rdbkit: ");
+    cli_puts(err, r->path);
+    cli_printf(err, ": warning: at %" PRIu64 ": ", event->command->offset);
+    for (size_t i = 0; i < event->command->argc && i < 2; i++) {
+        rdbkit_str arg = event->command->argv[i];
+        if (arg.len > 64) arg.len = 64;
+        cli_put_plain(err, arg);
+        cli_puts(err, " ");
+    }
+    cli_printf(err, "db %" PRIu64 ": %s\n", event->db, event->text);
+    cli_out_flush(err);
+    return RDBKIT_OK;
+}
+
+static void cli_replay_summary(const struct cli_replay *r) {
+    static const char *const what[] = {"commands that a server answers with an error had no effect",
+                                       "scripts were skipped: what they changed is missing",
+                                       "unknown commands were skipped: what they changed is missing",
+                                       "times count from --now, or from when the file was written",
+                                       "commands whose result may differ from what the server had"};
+    for (size_t i = 0; i < RDBKIT_REPLAY_KIND_N && !cli_has(r->c, CLI_O_QUIET); i++)
+        if (r->seen[i]) cli_say(r->c, r->src->name, "warning: %" PRIu64 " %s", r->seen[i], what[i]);
+}
+
+static const char *cli_hint_script(const rdbkit_error *e) {
+    return e->code == RDBKIT_ERR_UNSUPPORTED && (strstr(e->message, "unknown command") || strstr(e->message, "a script"))
+               ? "--skip-scripts and --skip-unknown leave such commands out; or let a server of the version that wrote "
+                 "the file load a copy, and use what BGREWRITEAOF makes of it"
+               : NULL;
+}
+
+/* A cli_log_fn. */
+static int cli_replay_file(void *ctx, const char *path, const rdbkit_manifest_file *file, rdbkit_input *in) {
+    struct cli_replay *r = ctx;
+    rdbkit_aof_options options;
+    rdbkit_aof_options_init(&options);
+    (void)file;
+    r->path = path;
+    options.rdb.ignore_checksum = r->rdb->ignore_checksum;
+    rdbkit_aof *a = rdbkit_aof_new(&options, rdbkit_keyspace_aof_visitor(r->src->keyspace));
+    if (!a) return cli_fail_errno(r->c, NULL, ENOMEM);
+    const int status = rdbkit_aof_pull(a, in);
+    const rdbkit_error *own = rdbkit_keyspace_error(r->src->keyspace);
+    r->pass->error = own->code ? *own : *rdbkit_aof_error(a);
+    r->pass->gzip |= rdbkit_input_is_gzip(in);
+    r->src->checksum |= rdbkit_aof_progress(a)->rdb_verified;
+    rdbkit_aof_free(a);
+    rdbkit_keyspace_file_end(r->src->keyspace);
+    cli_progress_clear(r->src);
+    if (status == RDBKIT_DONE) return CLI_OK;
+    r->pass->code = cli_fail(r->c, path, &r->pass->error);
+    cli_hint(r->c, cli_hint_script(&r->pass->error));
+    if (r->pass->error.code == RDBKIT_ERR_TRUNCATED) cli_hint(r->c, "rdbkit repair cuts the file behind its last complete command");
+    return r->pass->code;
+}
+
+/* What relative times count from: --now, or when the file was last written. */
+static int64_t cli_replay_now(const struct cli *c, const struct cli_source *src) {
+    struct stat st;
+    const char *now = c->o.text[CLI_O_NOW];
+    if (now) return strtoll(now, NULL, 10);
+    if (src->written_s) return src->written_s * 1000;
+    return src->fd >= 0 && fstat(src->fd, &st) == 0 ? (int64_t)st.st_mtime * 1000 : 0;
+}
+
+/* Numbers that whoever wrote a file could not know: addresses and times. */
+static uint64_t cli_seed(const void *p) {
+    struct timespec t = {0, 0};
+    (void)clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)(uintptr_t)p * 0x9e3779b97f4a7c15u ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)t.tv_sec ^ (uint64_t)getpid();
+}
+
+/* Whose log this is, where no RDB in it says so: the target's release if that writes such files, else the newest that
+ * does. Directories are of 7.0 and later, single files of those before. */
+static const rdbkit_target *cli_replay_source(const struct cli *c, const struct cli_source *src) {
+    const int multi_part = src->kind == CLI_IN_MANIFEST;
+    const rdbkit_target *to = cli_has(c, CLI_O_TO) ? rdbkit_target_find(c->o.text[CLI_O_TO]) : NULL;
+    if (to && ((to->features & RDBKIT_F_FUNCTIONS) != 0) == multi_part) return to;
+    return multi_part ? NULL : rdbkit_target_find("redis-6.2");
+}
+
+/* Run all the commands of a source, once. Returns an exit code. */
+static int cli_replay(struct cli_source *src, const rdbkit_reader_options *rdb, struct cli_pass *pass) {
+    struct cli *c = src->cli;
+    struct cli_replay r = {.c = c, .src = src, .pass = pass, .rdb = rdb, .path = src->name};
+    rdbkit_keyspace_options options;
+    rdbkit_keyspace_options_init(&options);
+    options.seed = cli_seed(src);
+    options.now_ms = cli_replay_now(c, src);
+    options.source = cli_replay_source(c, src);
+    options.skip_scripts = cli_has(c, CLI_O_SKIP_SCRIPTS);
+    options.skip_unknown = cli_has(c, CLI_O_SKIP_UNKNOWN);
+    options.on_event = cli_replay_event;
+    options.on_event_ctx = &r;
+    src->keyspace = rdbkit_keyspace_new(&options);
+    if (!src->keyspace) return cli_fail_errno(c, NULL, ENOMEM);
+    const int code = cli_log_walk(c, src, cli_replay_file, &r);
+    cli_replay_summary(&r);
+    return code;
+}
+
+/* Have an append-only source replayed, if it is not yet. Returns an exit code. */
+static int cli_replay_once(struct cli_source *src, const rdbkit_reader_options *rdb, struct cli_pass *pass) {
+    rdbkit_replay_stats stats;
+    if (!src->keyspace && !src->failed) src->failed = cli_replay(src, rdb, pass);
+    if (src->failed) return src->failed;
+    rdbkit_keyspace_stats(src->keyspace, &stats);
+    src->keys = stats.keys;
+    src->header = stats.header;
+    return CLI_OK;
+}
+
+/* The same before the first pass, for who has to know what is in it. */
+static int cli_log_load(struct cli_source *src) {
+    rdbkit_reader_options options;
+    struct cli_pass pass;
+    memset(&pass, 0, sizeof pass);
+    cli_reader_options(src->cli, &options);
+    return cli_replay_once(src, &options, &pass);
+}
+
+/* As cli_read(), of an append-only source: it is replayed at the first pass, and then read from memory. */
+static int cli_read_log(struct cli_source *src, const rdbkit_reader_options *options, const rdbkit_visitor *visitor,
+                        struct cli_pass *pass) {
+    pass->code = cli_replay_once(src, options, pass);
+    if (pass->code) return pass->error.code ? pass->error.code : (pass->error.code = RDBKIT_ERR_IO);
+    const int status = rdbkit_keyspace_emit(src->keyspace, options, visitor);
+    if (status < 0) pass->error = *rdbkit_keyspace_error(src->keyspace);
+    if (status < 0 && !pass->error.code) pass->error.code = status;
+    return status;
+}
+
 /* Read all of a source. pass: filled in; it may be reached by the visitor. Returns RDBKIT_DONE or the error. */
 static int cli_read(struct cli_source *src, const rdbkit_reader_options *options,
                     const rdbkit_visitor *visitor, struct cli_pass *pass) {
     memset(pass, 0, sizeof *pass);
     if (src->cli->filter) rdbkit_filter_restart(src->cli->filter);
+    if (src->kind != CLI_IN_RDB) return cli_read_log(src, options, visitor, pass);
     pass->reader = rdbkit_reader_new(options, visitor);
     rdbkit_input *in = rdbkit_input_new(NULL, cli_source_read, src);
     int status = pass->error.code = RDBKIT_ERR_NOMEM;
@@ -17012,9 +17489,10 @@ static int cli_read(struct cli_source *src, const rdbkit_reader_options *options
 static int cli_judge_tail(struct cli *c, const struct cli_source *src, const struct cli_pass *pass) {
     if (pass->tail == CLI_TAIL_AOF) {
         cli_say(c, src->name,
-                "at %" PRIu64 ": an append-only file with RDB preamble: commands follow the RDB, and this "
-                "version reads RDB files alone",
+                "at %" PRIu64 ": commands follow the RDB, which does not say that it is the preamble of an "
+                "append-only file, and they do not end as they should",
                 pass->end_off);
+        cli_hint(c, "rdbkit repair makes a sound append-only file of it");
         return CLI_BAD;
     }
     if (pass->tail == CLI_TAIL_OTHER && !cli_has(c, CLI_O_QUIET))
@@ -17027,6 +17505,7 @@ static int cli_judge_tail(struct cli *c, const struct cli_source *src, const str
 static int cli_judge_pass(struct cli *c, const struct cli_source *src, int status,
                           const struct cli_pass *pass) {
     if (c->out.sys_errno) return CLI_IO; /* cli_out_close() says so */
+    if (pass->code) return pass->code;
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
@@ -17288,10 +17767,6 @@ static int verb_filter_conflict(struct cli *c) {
                 cli_option_table[pairs[i][1]].name);
         return CLI_USAGE;
     }
-    if (cli_has(c, CLI_O_NOW) && !cli_has(c, CLI_O_EXPIRED) && !cli_has(c, CLI_O_NO_EXPIRED)) {
-        cli_say(c, NULL, "--now says nothing without --expired or --no-expired");
-        return CLI_USAGE;
-    }
     if (cli_has(c, CLI_O_REGEX) && !cli_has(c, CLI_O_KEY) && !cli_has(c, CLI_O_NOT_KEY)) {
         cli_say(c, NULL, "--regex says nothing without --key or --not-key");
         return CLI_USAGE;
@@ -17414,13 +17889,18 @@ static int verb_format_compile(struct cli *c, struct verb_keys *k, const char *f
     return CLI_OK;
 }
 
+/* Bytes of the value in the file; an append-only file has no such place. */
+static int64_t verb_keys_size(const struct verb_keys *k) {
+    return k->pass.reader ? (int64_t)(rdbkit_reader_offset(k->pass.reader) - k->key.value_off) : -1;
+}
+
 static void verb_keys_field(struct verb_keys *k, const struct verb_field *f) {
     switch (f->what) {
     case 'd': cli_put_u64(k->out, k->key.db); break;
     case 'k': cli_put_quoted(k->out, (rdbkit_str){k->name, k->key.name.len}); break;
     case 't': cli_puts(k->out, rdbkit_shape_name(k->key.type->shape)); break;
     case 'e': cli_put_i64(k->out, k->key.expire_ms); break;
-    case 's': cli_put_u64(k->out, rdbkit_reader_offset(k->pass.reader) - k->key.value_off); break;
+    case 's': cli_put_i64(k->out, verb_keys_size(k)); break;
     case 'n': cli_put_i64(k->out, k->n); break;
     case 'c': cli_puts(k->out, k->key.type->name); break;
     default: cli_put(k->out, f->text.data, f->text.len); break;
@@ -17697,6 +18177,22 @@ struct verb_need {
     const char *what;
 };
 
+/* Whether a target knows what commands made: their values have no types yet. */
+static int verb_info_log_verdict(const struct verb_info *info, const rdbkit_target *t, char *text, size_t size) {
+    const struct verb_need needs[] = {
+        {RDBKIT_F_FUNCTIONS, info->src->kind == CLI_IN_MANIFEST, "knows no append-only directories"},
+        {RDBKIT_F_STREAMS, info->shapes[RDBKIT_STREAM], "knows no streams"},
+        {RDBKIT_F_FUNCTIONS, info->functions_n, "knows no function libraries"},
+        {RDBKIT_F_FIELD_EXPIRY, verb_info_field_expiry(info), "knows no expiry of hash fields"},
+    };
+    for (size_t i = 0; i < sizeof needs / sizeof *needs; i++) {
+        if (!needs[i].n || (t->features & needs[i].feature)) continue;
+        (void)snprintf(text, size, "%s", needs[i].what);
+        return 0;
+    }
+    return 1;
+}
+
 /* Whether a target loads the file. text: the first reason why not, or what has to be seen to. */
 static int verb_info_verdict(const struct verb_info *info, const rdbkit_target *t, char *text, size_t size) {
     const int valkey = info->header.lineage == RDBKIT_VALKEY;
@@ -17710,6 +18206,7 @@ static int verb_info_verdict(const struct verb_info *info, const rdbkit_target *
         {RDBKIT_F_IDLE_FREQ, info->hints, "knows no opcodes 248 and 249 (LRU and LFU)"},
     };
     text[0] = 0;
+    if (info->src->kind != CLI_IN_RDB && !verb_info_log_verdict(info, t, text, size)) return 0;
     if (info->header.rdb_version > highest) {
         if (highest > 0)
             (void)snprintf(text, size, "version %d is above its %d", info->header.rdb_version, highest);
@@ -17718,7 +18215,7 @@ static int verb_info_verdict(const struct verb_info *info, const rdbkit_target *
     }
     for (size_t i = 0; i < 256; i++) {
         const rdbkit_type *type = info->types[i];
-        if (!type || rdbkit_target_loads(t, type)) continue;
+        if (!type || rdbkit_target_loads(t, type) || info->src->kind != CLI_IN_RDB) continue;
         (void)snprintf(text, size, "knows no type %d %s (%" PRIu64 " keys)", type->number, type->name,
                        info->types_n[i]);
         return 0;
@@ -17822,15 +18319,43 @@ static void verb_doc_names(struct verb_doc *d, const char *name, const struct ve
     verb_doc_close(d, "]");
 }
 
+static const char *verb_format_name(const struct cli_source *src) {
+    if (src->kind == CLI_IN_MANIFEST) return "append-only directory";
+    if (src->kind == CLI_IN_RDB) return "RDB";
+    return src->header.rdb_version ? "append-only file with RDB preamble" : "append-only file";
+}
+
+/* What a replay found: commands, and the files of a directory. */
+static void verb_info_print_log(struct verb_doc *d, const struct cli_source *src) {
+    const rdbkit_manifest_file *file;
+    rdbkit_replay_stats stats;
+    rdbkit_keyspace_stats(src->keyspace, &stats);
+    verb_doc_count(d, "commands", stats.commands);
+    verb_doc_count(d, "refused_commands", stats.events[RDBKIT_REPLAY_REFUSED]);
+    if (!src->manifest) return;
+    verb_doc_open(d, "files", "[");
+    for (size_t i = 0; (file = rdbkit_manifest_at(src->manifest, i)) != NULL; i++) {
+        if (file->type == 'h') continue;
+        verb_doc_next(d);
+        verb_doc_str(d, file->name);
+        verb_doc_end_line(d);
+    }
+    verb_doc_close(d, "]");
+}
+
 static void verb_info_print_head(struct verb_doc *d, const struct cli *c, const struct verb_info *info) {
     const struct cli_source *src = info->src;
     rdbkit_str version;
     const char *product = verb_info_product(info, &version);
     verb_doc_text(d, cli_str("file"), cli_str(src->name));
-    verb_doc_text(d, cli_str("magic"), cli_str(cli_magic(info->header.lineage)));
-    verb_doc_count(d, "rdb_version", (uint64_t)info->header.rdb_version);
-    verb_doc_text(d, cli_str("product"), cli_str(product));
-    verb_doc_text(d, cli_str("product_version"), version);
+    verb_doc_text(d, cli_str("format"), cli_str(verb_format_name(src)));
+    if (info->header.rdb_version) {
+        verb_doc_text(d, cli_str("magic"), cli_str(cli_magic(info->header.lineage)));
+        verb_doc_count(d, "rdb_version", (uint64_t)info->header.rdb_version);
+        verb_doc_text(d, cli_str("product"), cli_str(product));
+        verb_doc_text(d, cli_str("product_version"), version);
+    }
+    if (src->keyspace) verb_info_print_log(d, src);
     verb_doc_count(d, "size", src->size ? src->size : src->read_off);
     verb_doc_text(d, cli_str("compression"), cli_str(info->pass.gzip ? "gzip" : "none"));
     verb_doc_text(d, cli_str("checksum"), cli_str(verb_checksum_text(c, src)));
@@ -18015,18 +18540,22 @@ static int verb_confirm_key(void *user, const rdbkit_key *key) {
     return RDBKIT_SKIP_KEY;
 }
 
+/* What is to be looked for. */
+static void verb_confirm_wanted(const rdbkit_check *check, struct verb_confirm *f) {
+    memset(f, 0, sizeof *f);
+    for (const rdbkit_duplicate *d; f->n < CLI_DUPS_MAX && (d = rdbkit_check_duplicate(check, f->n)); f->n++) {
+        f->dup[f->n].at = *d;
+        if (d->first_off > f->last_off) f->last_off = d->first_off;
+        if (d->second_off > f->last_off) f->last_off = d->second_off;
+    }
+}
+
 /* Read the records again, where that is possible. */
 static void verb_confirm_read(struct cli_source *src, const rdbkit_check *check, struct verb_confirm *f) {
     struct cli_pass pass;
     rdbkit_reader_options options;
     rdbkit_visitor v = {0};
-    memset(f, 0, sizeof *f);
-    for (const rdbkit_duplicate *d; f->n < CLI_DUPS_MAX && (d = rdbkit_check_duplicate(check, f->n));
-         f->n++) {
-        f->dup[f->n].at = *d;
-        if (d->first_off > f->last_off) f->last_off = d->first_off;
-        if (d->second_off > f->last_off) f->last_off = d->second_off;
-    }
+    verb_confirm_wanted(check, f);
     uint64_t keys = src->keys;
     if (!src->seekable || !cli_source_rewind(src)) return;
     cli_reader_options(src->cli, &options);
@@ -18099,10 +18628,10 @@ static int verb_check_judge(struct cli *c, struct cli_source *src, rdbkit_check 
     if (pass->error.code < 0) return cli_fail(c, src->name, &pass->error);
     int code = verb_check_dups(c, src, check);
     if (code > CLI_NO) return code;
-    if (pass->tail == CLI_TAIL_AOF) return cli_judge_tail(c, src, pass);
-    if (pass->tail == CLI_TAIL_OTHER) {
+    if (pass->tail != CLI_TAIL_NONE) {
         verb_verdict(c, src, ": damaged: ");
-        cli_printf(&c->out, "at %" PRIu64 ": bytes follow the end of the RDB\n", pass->end_off);
+        cli_printf(&c->out, "at %" PRIu64 ": %s follow the end of the RDB\n", pass->end_off,
+                   pass->tail == CLI_TAIL_AOF ? "commands that do not end as they should" : "bytes");
         code = CLI_NO;
     }
     if (code == CLI_OK) {
@@ -18114,7 +18643,168 @@ static int verb_check_judge(struct cli *c, struct cli_source *src, rdbkit_check 
     return code;
 }
 
+/* ---- check of append-only files ---- */
+
+struct verb_check_log {
+    struct cli *c;
+    struct cli_source *src;
+    rdbkit_aof *aof;
+    uint64_t unknown, unknown_off; /* commands, and the first */
+    char unknown_name[64];
+    uint64_t wrong_off;            /* a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
+    rdbkit_check *check;           /* of the keys of all images: servers load none of them twice */
+    struct verb_confirm *confirm;  /* the second time: the names of what was found */
+    uint64_t base_off;             /* added to the offsets of a file, so that no two are the same */
+    int damaged;
+};
+
+static int verb_check_command(void *user, const rdbkit_command *command) {
+    struct verb_check_log *l = user;
+    const int st = rdbkit_command_check(command);
+    if (st == RDBKIT_ERR_DAMAGED && l->wrong_off == RDBKIT_NO_OFFSET) l->wrong_off = command->offset;
+    if (st == RDBKIT_ERR_UNSUPPORTED && l->unknown++ == 0) {
+        const rdbkit_str name = command->argv[0];
+        l->unknown_off = command->offset;
+        (void)snprintf(l->unknown_name, sizeof l->unknown_name, "%.*s", (int)(name.len < 60 ? name.len : 60), name.data);
+    }
+    return RDBKIT_OK;
+}
+
+/* What one file is, on standard output. */
+static int verb_check_log_verdict(struct verb_check_log *l, const char *path, int status, const rdbkit_error *e) {
+    struct cli_out *out = &l->c->out;
+    const rdbkit_aof_state *s = rdbkit_aof_progress(l->aof);
+    if (status < 0 && !verb_is_damage(status)) return cli_fail(l->c, path, e);
+    const int wrong = status == RDBKIT_DONE && l->wrong_off != RDBKIT_NO_OFFSET;
+    cli_puts(out, path);
+    if (status == RDBKIT_DONE && !wrong) {
+        cli_printf(out, ": sound: append-only file, %s, %" PRIu64 " commands\n",
+                   s->has_rdb ? "RDB preamble" : "no RDB preamble", s->commands);
+        return CLI_OK;
+    }
+    l->damaged = 1;
+    cli_puts(out, ": damaged: ");
+    if (wrong) cli_printf(out, "at %" PRIu64 ": a command with a wrong number of arguments", l->wrong_off);
+    else cli_puts(out, e->message);
+    cli_printf(out, "; the last complete command ends at %" PRIu64, s->good_any_off);
+    if (s->multi_off != RDBKIT_NO_OFFSET)
+        cli_printf(out, "; a transaction is open since %" PRIu64 ", before it the last ends at %" PRIu64, s->multi_off, s->good_off);
+    cli_puts(out, "\n");
+    return CLI_NO;
+}
+
+/* The key events of an image, with offsets that are its own. */
+static int verb_check_image_key(void *user, const rdbkit_key *key) {
+    struct verb_check_log *l = user;
+    const rdbkit_visitor *v = rdbkit_check_visitor(l->check);
+    rdbkit_key moved = *key;
+    moved.offset += l->base_off;
+    if (!l->confirm) return v->key(v->user, &moved);
+    (void)verb_confirm_key(l->confirm, &moved);
+    return RDBKIT_SKIP_KEY;
+}
+
+/* Members and fields are given to the check as they are. */
+static int verb_check_image_set(void *user, rdbkit_str member) {
+    const rdbkit_visitor *v = rdbkit_check_visitor(((struct verb_check_log *)user)->check);
+    return v->set_member(v->user, member);
+}
+
+static int verb_check_image_zset(void *user, rdbkit_str member, double score) {
+    const rdbkit_visitor *v = rdbkit_check_visitor(((struct verb_check_log *)user)->check);
+    return v->zset_member(v->user, member, score);
+}
+
+static int verb_check_image_hash(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    const rdbkit_visitor *v = rdbkit_check_visitor(((struct verb_check_log *)user)->check);
+    return v->hash_field(v->user, field, value, expire_ms);
+}
+
+static rdbkit_visitor verb_check_image(struct verb_check_log *l) {
+    rdbkit_visitor v = {0};
+    v.user = l;
+    v.key = verb_check_image_key;
+    if (!l->confirm) v.set_member = verb_check_image_set, v.zset_member = verb_check_image_zset, v.hash_field = verb_check_image_hash;
+    return v;
+}
+
+/* A cli_log_fn. */
+static int verb_check_file(void *ctx, const char *path, const rdbkit_manifest_file *file, rdbkit_input *in) {
+    struct verb_check_log *l = ctx;
+    rdbkit_aof_options options;
+    rdbkit_aof_options_init(&options);
+    (void)file;
+    options.strict = 1;
+    options.rdb.deep = !l->confirm;
+    options.rdb.ignore_checksum = l->confirm || cli_has(l->c, CLI_O_IGNORE_SUM);
+    const rdbkit_visitor rdb = verb_check_image(l);
+    const rdbkit_aof_visitor v = {.user = l, .rdb = &rdb, .command = l->confirm ? NULL : verb_check_command};
+    l->aof = rdbkit_aof_new(&options, &v);
+    l->wrong_off = RDBKIT_NO_OFFSET;
+    if (!l->aof) return cli_fail_errno(l->c, NULL, ENOMEM);
+    const int status = rdbkit_aof_pull(l->aof, in);
+    cli_progress_clear(l->src);
+    const int code = l->confirm ? CLI_OK : verb_check_log_verdict(l, path, status, rdbkit_aof_error(l->aof));
+    l->base_off += rdbkit_aof_offset(l->aof);
+    rdbkit_aof_free(l->aof);
+    return code == CLI_NO ? CLI_OK : code; /* go on with the next file */
+}
+
+/* Whether the images hold a key twice, or a value a field. Returns CLI_NO, and says which; servers load none of them. */
+static int verb_check_log_dups(struct verb_check_log *l) {
+    struct cli_out *out = &l->c->out;
+    struct verb_confirm f;
+    const int64_t found = rdbkit_check_finish(l->check);
+    uint64_t real = 0;
+    if (found <= 0) return found < 0 ? CLI_IO : CLI_OK;
+    verb_confirm_wanted(l->check, &f);
+    l->confirm = &f;
+    l->base_off = 0;
+    if (l->src->kind == CLI_IN_MANIFEST || cli_source_rewind(l->src)) (void)cli_log_walk(l->c, l->src, verb_check_file, l);
+    for (size_t i = 0; i < f.n; i++) {
+        const struct verb_dup *d = &f.dup[i];
+        if (d->name.data && !d->same) continue;
+        real++;
+        verb_verdict(l->c, l->src, d->at.field ? ": damaged: a field or member twice in key " : ": damaged: key twice in RDB images: ");
+        if (d->name.data) cli_put_quoted(out, d->name);
+        cli_printf(out, " db %" PRIu64 "\n", d->db);
+        verb_free_str(d->name);
+    }
+    if ((uint64_t)found > f.n) {
+        verb_verdict(l->c, l->src, ": damaged: ");
+        cli_printf(out, "%" PRIu64 " more duplicates\n", (uint64_t)found - f.n);
+    }
+    return real || (uint64_t)found > f.n ? CLI_NO : CLI_OK;
+}
+
+static int verb_check_log(struct cli *c, struct cli_source *src) {
+    if (c->filter) {
+        cli_say(c, src->name, "check looks at all of an append-only file: filters are for other files");
+        return CLI_USAGE;
+    }
+    struct verb_spill file = {-1, 0};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
+    struct verb_check_log l = {.c = c, .src = src, .check = rdbkit_check_new(NULL, &spill)};
+    if (!l.check) return cli_fail_errno(c, NULL, ENOMEM);
+    int code = cli_log_walk(c, src, verb_check_file, &l);
+    if (code == CLI_OK && verb_check_log_dups(&l) == CLI_NO) l.damaged = 1;
+    if (file.sys_errno) code = verb_spill_failed(c, &file);
+    rdbkit_check_free(l.check);
+    if (file.fd >= 0) (void)close(file.fd);
+    if (code == CLI_OK && l.unknown && !cli_has(c, CLI_O_QUIET))
+        cli_say(c, src->name, "warning: %" PRIu64 " unknown commands, the first at %" PRIu64 ": only servers with the module of %s load them",
+                l.unknown, l.unknown_off, l.unknown_name);
+    if (code == CLI_IO && src->kind == CLI_IN_MANIFEST) l.damaged = 1, code = CLI_OK; /* a file that is not there */
+    if (code == CLI_OK && l.damaged) code = CLI_NO;
+    if (src->kind == CLI_IN_MANIFEST && code <= CLI_NO) {
+        cli_puts(&c->out, src->name);
+        cli_printf(&c->out, ": %s: manifest of %zu files\n", code == CLI_OK ? "sound" : "damaged", rdbkit_manifest_count(src->manifest));
+    }
+    return code;
+}
+
 static int verb_check(struct cli *c, struct cli_source *src) {
+    if (src->kind != CLI_IN_RDB) return verb_check_log(c, src);
     struct verb_spill file = {-1, 0};
     const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
     struct cli_pass pass;
@@ -18221,6 +18911,10 @@ static int verb_resp_odd_end(const struct cli_source *src) {
     return pread(src->fd, &byte, 1, (off_t)(src->start + src->size - 9)) != 1 || byte != 255;
 }
 
+static int verb_resp_scan_pays(const struct cli_source *src, const rdbkit_resp_options *options) {
+    return verb_resp_odd_end(src) || (!options->allow_loss && verb_resp_loss_possible(src, options->target));
+}
+
 static void verb_loss_line(struct cli *c, const char *name, const rdbkit_loss *loss, int warn) {
     struct cli_out *err = &c->err;
     const size_t shown = loss->key_len < sizeof loss->key ? (size_t)loss->key_len : sizeof loss->key;
@@ -18324,10 +19018,12 @@ static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_re
     if (!s) return cli_fail_errno(c, NULL, ENOMEM);
     const struct verb_sink sink = verb_resp_sink(&dry, s);
     int code = CLI_OK, status = verb_pass(c, src, &sink, 1, &pass);
-    if (pass.tail == CLI_TAIL_AOF) code = cli_judge_tail(c, src, &pass);
+    if (pass.code) code = pass.code;
+    else if (pass.tail == CLI_TAIL_AOF) code = cli_judge_tail(c, src, &pass);
     else if (status == RDBKIT_ERR_IO) code = cli_fail(c, src->name, &pass.error);
     else if (!options->allow_loss && !report && verb_loss_count(&sink)) code = verb_refuse(c, src, &sink, 0);
     rdbkit_resp_free(s);
+    if (pass.code) return code;
     if (!cli_source_rewind(src)) return code ? code : cli_fail_errno(c, src->name, errno);
     if (code == CLI_REFUSED && options->on_loss) (void)verb_resp_scan(c, src, options, 1);
     return code;
@@ -18366,9 +19062,8 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
     /* Output into a file can be taken back at the end, which saves the scan and lists every loss of a pipe,
      * too. */
     const int file = c->out.path != NULL, refuse = file && !options.allow_loss;
-    const int scan =
-        !file && src->seekable &&
-        (verb_resp_odd_end(src) || (!options.allow_loss && verb_resp_loss_possible(src, options.target)));
+    const int scan = !file && (src->kind != CLI_IN_RDB ? !options.allow_loss
+                                                         : src->seekable && verb_resp_scan_pays(src, &options));
     int code = scan ? verb_resp_scan(c, src, &options, 0) : CLI_OK;
     if (file) options.allow_loss = 1;
     if (!code) code = verb_resp_run(c, src, &options, refuse);
@@ -18379,7 +19074,7 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
 /* ---- convert and filter ------------------------------------------------------------------------------- */
 
 /* What both make: an RDB file, for a target or as the input was. */
-static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target *target) {
+static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target *target, int aof_base) {
     struct verb_spill file = {-1, 0};
     const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
     struct cli_pass pass;
@@ -18392,6 +19087,7 @@ static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target
     options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
     options.drop_functions = cli_has(c, CLI_O_DROP_FUNCTIONS);
     options.same_keys = !c->filter && !options.drop_modules;
+    options.aof_base = aof_base;
     if (cli_has(c, CLI_O_LOSS_REPORT)) options.on_loss = verb_loss_report, options.on_loss_ctx = &c->report;
     /* Output into a file can be taken back at the end, so that every loss is listed. */
     const int allowed = cli_has(c, CLI_O_ALLOW_LOSS), file_out = c->out.path != NULL;
@@ -18413,11 +19109,485 @@ static const char *verb_target_name(const struct cli *c) {
     return cli_has(c, CLI_O_TO) ? c->o.text[CLI_O_TO] : "valkey-8";
 }
 
-static int verb_convert(struct cli *c, struct cli_source *src) {
-    return verb_write(c, src, rdbkit_target_find(verb_target_name(c)));
+/* Whether convert makes an append-only file, and of a directory of them. */
+static int verb_wants_log(const struct cli *c) {
+    const char *format = c->o.text[CLI_O_TO_FORMAT];
+    return format && strcmp(format, "aof") == 0;
 }
 
-static int verb_filter_file(struct cli *c, struct cli_source *src) { return verb_write(c, src, NULL); }
+/* Append-only files are directories from 7.0 on, as function libraries are. */
+static int verb_is_multi_part(const rdbkit_target *target) { return (target->features & RDBKIT_F_FUNCTIONS) != 0; }
+
+/* Commands as a server's own rewrite has them, into c->out. */
+static int verb_rewrite(struct cli *c, struct cli_source *src, const rdbkit_target *target) {
+    struct verb_spill file = {-1, 0};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
+    rdbkit_resp_options options;
+    rdbkit_resp_options_init(&options);
+    options.target = target;
+    options.spill = &spill;
+    options.rewrite = 1;
+    options.drop_modules = cli_has(c, CLI_O_DROP_MODULES);
+    options.drop_functions = cli_has(c, CLI_O_DROP_FUNCTIONS);
+    if (cli_has(c, CLI_O_LOSS_REPORT)) options.on_loss = verb_loss_report, options.on_loss_ctx = &c->report;
+    const int allowed = cli_has(c, CLI_O_ALLOW_LOSS), file_out = c->out.path != NULL;
+    options.allow_loss = allowed || file_out;
+    const int code = verb_resp_run(c, src, &options, file_out && !allowed);
+    if (file.fd >= 0) (void)close(file.fd);
+    return code;
+}
+
+static int verb_base(struct cli *c, struct cli_source *src, const rdbkit_target *target, int commands) {
+    return commands ? verb_rewrite(c, src, target) : verb_write(c, src, target, 1);
+}
+
+/* A line of the manifest that is being written. */
+static void verb_manifest_line(struct cli_out *out, const char *name, size_t name_len, int64_t number, char type) {
+    char line[RDBKIT_MANIFEST_LINE_MAX];
+    const rdbkit_manifest_file file = {{name, name_len}, number, type, -1, -1, 0};
+    const int len = rdbkit_manifest_line(line, sizeof line, &file);
+    if (len > 0) cli_put(out, line, (size_t)len);
+}
+
+/* The files of a directory as a server's rewrite leaves them: base, an empty increment, manifest. */
+static int verb_write_dir(struct cli *c, struct cli_source *src, const rdbkit_target *target, int commands) {
+    static const char incr[] = "appendonly.aof.1.incr.aof", manifest[] = "appendonly.aof.manifest";
+    const char *base = commands ? "appendonly.aof.1.base.aof" : "appendonly.aof.1.base.rdb";
+    int code = cli_dir_file(c, base);
+    c->out.path = c->dir.path; /* it can be taken back */
+    if (code == CLI_OK) code = verb_base(c, src, target, commands);
+    c->out.path = NULL;
+    if (code == CLI_OK) code = cli_dir_file_end(c);
+    if (code == CLI_OK) code = cli_dir_file(c, incr);
+    if (code == CLI_OK) code = cli_dir_file_end(c);
+    if (code == CLI_OK) code = cli_dir_file(c, manifest);
+    if (code == CLI_OK) {
+        verb_manifest_line(&c->out, base, strlen(base), 1, 'b');
+        verb_manifest_line(&c->out, incr, sizeof incr - 1, 1, 'i');
+        code = cli_dir_file_end(c);
+    }
+    return code;
+}
+
+static int verb_convert(struct cli *c, struct cli_source *src) {
+    const rdbkit_target *target = rdbkit_target_find(verb_target_name(c));
+    if (!verb_wants_log(c)) return verb_write(c, src, target, 0);
+    /* 4.0 writes commands alone by default */
+    const int commands = cli_has(c, CLI_O_NO_PREAMBLE) || target->rdb_version < 9;
+    return c->dir.path ? verb_write_dir(c, src, target, commands) : verb_base(c, src, target, commands);
+}
+
+/* The same kind out. An append-only file is replayed: what comes out is its result, as a rewrite of it would be. */
+static int verb_filter_file(struct cli *c, struct cli_source *src) {
+    const char *output = c->o.text[CLI_O_OUTPUT];
+    if (src->kind == CLI_IN_MANIFEST) {
+        const int code = cli_dir_open(c, output);
+        if (code != CLI_OK) return code;
+    } else {
+        const int code = cli_out_open(c, &c->out, cli_temp_name[0], output);
+        if (code != CLI_OK) return code;
+    }
+    if (src->kind == CLI_IN_RDB) return verb_write(c, src, NULL, 0);
+    const int code = cli_log_load(src);
+    if (code != CLI_OK) return code;
+    const int commands = src->header.rdb_version == 0;
+    /* commands without an image do not say who wrote them: those of the newest that has this kind of file */
+    const rdbkit_target *target = commands ? rdbkit_target_find(c->dir.path ? "redis-8.0" : "redis-6.2") : NULL;
+    return c->dir.path ? verb_write_dir(c, src, target, commands) : verb_base(c, src, target, commands);
+}
+
+/* ---- repair ------------------------------------------------------------------------------------------- */
+
+/* A file that is copied up to where it can be cut. */
+struct verb_cut {
+    struct cli *c;
+    struct cli_source *src;
+    const char *path;
+    rdbkit_aof *aof;
+    int64_t until_s;     /* or INT64_MAX */
+    uint64_t stop_off;   /* of the first later timestamp, or RDBKIT_NO_OFFSET */
+    uint64_t wrong_off;  /* of a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
+    uint64_t stamps;     /* timestamps in all files */
+    char *data;          /* read, and not written yet: from base_off on */
+    size_t len, cap;
+    uint64_t base_off;
+    uint64_t size;       /* bytes read */
+    int done;            /* the log ends in this file: what follows is lost */
+};
+
+/* Servers stop at a wrong number of arguments. */
+static int verb_cut_command(void *user, const rdbkit_command *command) {
+    struct verb_cut *t = user;
+    if (rdbkit_command_check(command) != RDBKIT_ERR_DAMAGED) return RDBKIT_OK;
+    t->wrong_off = command->offset;
+    return RDBKIT_ERR_STOPPED;
+}
+
+static int verb_cut_annotation(void *user, rdbkit_str text, uint64_t offset) {
+    struct verb_cut *t = user;
+    char number[24] = "";
+    if (text.len <= 3 || memcmp(text.data, "TS:", 3) != 0) return RDBKIT_OK;
+    t->stamps++;
+    memcpy(number, text.data + 3, text.len - 3 < sizeof number ? text.len - 3 : sizeof number - 1);
+    if (strtoll(number, NULL, 10) <= t->until_s) return RDBKIT_OK;
+    t->stop_off = offset;
+    return RDBKIT_ERR_STOPPED;
+}
+
+/* Write what is certain by now. While an image is read, all of it: a damaged one takes the output back. */
+static void verb_cut_flush(struct verb_cut *t) {
+    const rdbkit_aof_state *s = rdbkit_aof_progress(t->aof);
+    const int image = s->has_rdb && s->rdb_end == RDBKIT_NO_OFFSET;
+    const uint64_t to = image ? rdbkit_aof_offset(t->aof) : s->good_off;
+    if (to <= t->base_off) return;
+    const size_t n = (size_t)(to - t->base_off);
+    cli_put(&t->c->out, t->data, n);
+    t->len -= n;
+    if (t->len) memmove(t->data, t->data + n, t->len);
+    t->base_off = to;
+}
+
+static int verb_cut_keep(struct verb_cut *t, const void *data, size_t len) {
+    if (len > t->cap - t->len) {
+        const size_t cap = t->len + len > t->cap * 2 ? t->len + len : t->cap * 2;
+        char *to = realloc(t->data, cap);
+        if (!to) return RDBKIT_ERR_NOMEM;
+        t->data = to, t->cap = cap;
+    }
+    memcpy(t->data + t->len, data, len);
+    t->len += len;
+    t->size += len;
+    return RDBKIT_OK;
+}
+
+/* Read on to the end, for the count of what is lost. */
+static void verb_cut_drain(struct verb_cut *t, rdbkit_input *in) {
+    const void *data;
+    size_t len;
+    while (rdbkit_input_rest(in, &data, &len) == RDBKIT_OK) t->size += len;
+}
+
+static int verb_cut_run(struct verb_cut *t, rdbkit_input *in) {
+    const void *data = NULL;
+    size_t len = 0;
+    int st, status = RDBKIT_MORE;
+    while (status == RDBKIT_MORE && !t->c->out.sys_errno && (st = rdbkit_input_rest(in, &data, &len)) == RDBKIT_OK) {
+        status = verb_cut_keep(t, data, len);
+        if (status == RDBKIT_OK) status = rdbkit_aof_feed(t->aof, data, len);
+        verb_cut_flush(t);
+    }
+    if (status != RDBKIT_MORE || t->c->out.sys_errno) return status;
+    if (st != RDBKIT_DONE) return st;
+    status = rdbkit_aof_finish(t->aof);
+    verb_cut_flush(t);
+    return status;
+}
+
+static int verb_cut_say(struct verb_cut *t, int status) {
+    struct cli *c = t->c;
+    const rdbkit_aof_state *s = rdbkit_aof_progress(t->aof);
+    const rdbkit_error *e = rdbkit_aof_error(t->aof);
+    if (status == RDBKIT_DONE) {
+        if (!cli_has(c, CLI_O_QUIET)) cli_say(c, t->path, "sound: %" PRIu64 " commands kept, all %" PRIu64 " bytes", s->commands, t->size);
+        return CLI_OK;
+    }
+    if (t->stop_off != RDBKIT_NO_OFFSET)
+        cli_say(c, t->path, "cut at %" PRIu64 ", before the first later timestamp", t->base_off);
+    else if (t->wrong_off != RDBKIT_NO_OFFSET)
+        cli_say(c, t->path, "cut at %" PRIu64 ": a command with a wrong number of arguments at %" PRIu64, t->base_off, t->wrong_off);
+    else if (verb_is_damage(status))
+        cli_say(c, t->path, "cut at %" PRIu64 ": %s", t->base_off, e->message);
+    else
+        return cli_fail(c, t->path, e);
+    if (t->size > t->base_off) cli_say(c, t->path, "%" PRIu64 " bytes behind the cut are lost", t->size - t->base_off);
+    t->done = 1;
+    return CLI_OK;
+}
+
+static int verb_until(struct cli *c, int64_t *until_s) {
+    const char *text = c->o.text[CLI_O_UNTIL], *p = text;
+    uint64_t n;
+    *until_s = INT64_MAX;
+    if (!text) return CLI_OK;
+    if (!verb_filter_number(&p, &n) || *p || n > INT64_MAX)
+        return verb_filter_bad(c, CLI_O_UNTIL, text, "unix time in seconds, as in 1735689600");
+    *until_s = (int64_t)n;
+    return CLI_OK;
+}
+
+/* Copy a file to c->out as far as it is good. start_off: what of it was written already, as an image of its own. */
+static int verb_cut_file(struct verb_cut *t, const char *path, rdbkit_input *in) {
+    const rdbkit_aof_visitor v = {.user = t, .command = verb_cut_command, .annotation = verb_cut_annotation};
+    rdbkit_aof_options options;
+    rdbkit_aof_options_init(&options);
+    options.strict = 1;
+    options.rdb.ignore_checksum = cli_has(t->c, CLI_O_IGNORE_SUM);
+    t->path = path;
+    t->stop_off = t->wrong_off = RDBKIT_NO_OFFSET;
+    t->base_off = t->size = t->len = 0;
+    t->aof = rdbkit_aof_new(&options, &v);
+    if (!t->aof) return cli_fail_errno(t->c, NULL, ENOMEM);
+    const int status = verb_cut_run(t, in);
+    cli_progress_clear(t->src);
+    const rdbkit_aof_state *s = rdbkit_aof_progress(t->aof);
+    int code;
+    if (t->c->out.sys_errno) code = CLI_IO;
+    else if (status < 0 && s->has_rdb && s->rdb_end == RDBKIT_NO_OFFSET && verb_is_damage(status)) code = CLI_BAD;
+    else {
+        if (status != RDBKIT_DONE) verb_cut_drain(t, in);
+        code = verb_cut_say(t, status);
+    }
+    if (code == CLI_BAD) cli_say(t->c, path, "%s", rdbkit_aof_error(t->aof)->message);
+    rdbkit_aof_free(t->aof);
+    t->aof = NULL;
+    return code;
+}
+
+struct verb_salvage {
+    struct cli *c;
+    const char *path;
+};
+
+static int verb_salvage_lost(void *ctx, const rdbkit_lost *lost) {
+    const struct verb_salvage *v = ctx;
+    struct cli_out *err = &v->c->err;
+    cli_puts(err, "rdbkit: ");
+    cli_puts(err, v->path);
+    cli_printf(err, ": at %" PRIu64 ": key lost: ", lost->key->offset);
+    cli_put_quoted(err, lost->key->name);
+    cli_printf(err, " db %" PRIu64 ": %s\n", lost->key->db, lost->reason);
+    cli_out_flush(err);
+    return RDBKIT_OK;
+}
+
+static int verb_salvage_say(struct cli *c, const char *path, const rdbkit_salvage *s, int status, const rdbkit_error *e) {
+    const uint64_t kept = rdbkit_salvage_kept(s), lost = rdbkit_salvage_lost(s);
+    if (status < 0 && !verb_is_damage(status) && status != RDBKIT_ERR_UNSUPPORTED) return cli_fail(c, path, e);
+    if (status == RDBKIT_ERR_CHECKSUM)
+        cli_say(c, path, "%s: a value that was kept may be another than it was", e->message);
+    else if (status < 0)
+        cli_say(c, path, "%s: nothing behind that can be found", e->message);
+    if (status < 0 || lost) cli_say(c, path, "%" PRIu64 " keys kept, %" PRIu64 " keys lost%s", kept, lost,
+                                    status < 0 && status != RDBKIT_ERR_CHECKSUM ? ", and what follows the damage" : "");
+    else if (!cli_has(c, CLI_O_QUIET)) cli_say(c, path, "sound: all %" PRIu64 " keys kept", kept);
+    return CLI_OK;
+}
+
+/* Write what can be read of an RDB to c->out. *whole: its end was found, and what follows it is left in the input. */
+static int verb_salvage_rdb(struct cli *c, const char *path, rdbkit_input *in, int aof_base, int *whole) {
+    struct verb_spill file = {-1, 0};
+    const rdbkit_spill spill = {verb_spill_write, verb_spill_read, &file, verb_spill_reset};
+    struct verb_salvage user = {c, path};
+    rdbkit_writer_options options;
+    rdbkit_reader_options reader_options;
+    rdbkit_writer_options_init(&options);
+    options.target = NULL;
+    options.spill = &spill;
+    options.allow_loss = 1;
+    options.aof_base = aof_base;
+    rdbkit_reader_options_init(&reader_options);
+    reader_options.ignore_checksum = aof_base || cli_has(c, CLI_O_IGNORE_SUM); /* of an image it was looked at before */
+    rdbkit_writer *w = rdbkit_writer_new(&options, cli_out_write, &c->out);
+    rdbkit_salvage *s = w ? rdbkit_salvage_new(NULL, rdbkit_writer_visitor(w), verb_salvage_lost, &user) : NULL;
+    rdbkit_reader *r = s ? rdbkit_reader_new(&reader_options, rdbkit_salvage_visitor(s)) : NULL;
+    int code;
+    if (r) {
+        const rdbkit_visitor *to = rdbkit_writer_visitor(w);
+        const int status = rdbkit_reader_pull(r, in);
+        *whole = status == RDBKIT_DONE || status == RDBKIT_ERR_CHECKSUM;
+        if (status < 0 && rdbkit_reader_offset(r) < 9) { /* not even a header */
+            code = cli_fail(c, path, rdbkit_reader_error(r));
+        } else {
+            code = verb_salvage_say(c, path, s, status, rdbkit_reader_error(r));
+            if (code == CLI_OK && status != RDBKIT_DONE && to->end(to->user, 0) < 0) code = CLI_IO;
+        }
+    } else {
+        code = cli_fail_errno(c, NULL, ENOMEM);
+    }
+    if (file.sys_errno) code = verb_spill_failed(c, &file);
+    rdbkit_reader_free(r);
+    rdbkit_salvage_free(s);
+    rdbkit_writer_free(w);
+    if (file.fd >= 0) (void)close(file.fd);
+    return code;
+}
+
+/* A file whose RDB image is damaged, from its start again: what can be saved of the image, then the commands, if the
+ * end of the image can be found. */
+static int verb_cut_image(struct verb_cut *t, const char *path, rdbkit_input *in) {
+    int whole = 0;
+    int code = verb_salvage_rdb(t->c, path, in, 1, &whole);
+    if (code != CLI_OK) return code;
+    if (whole) return verb_cut_file(t, path, in);
+    cli_say(t->c, path, "the commands behind the image are lost");
+    t->done = 1;
+    return CLI_OK;
+}
+
+/* Begin the output once more. */
+static int verb_out_restart(struct cli *c) {
+    struct cli_out *out = &c->out;
+    out->len = 0;
+    if (ftruncate(out->fd, 0) == 0 && lseek(out->fd, 0, SEEK_SET) == 0) return CLI_OK;
+    return cli_fail_errno(c, out->name, errno);
+}
+
+static int verb_cut_reopen(struct verb_cut *t, const char *path) {
+    struct cli_source *src = t->src;
+    int code = verb_out_restart(t->c);
+    if (code != CLI_OK) return code;
+    if (lseek(src->fd, (off_t)src->start, SEEK_SET) < 0) {
+        cli_hint(t->c, "a damaged image can be saved from a file, not from a pipe");
+        return CLI_BAD;
+    }
+    src->head_len = src->head_off = 0;
+    rdbkit_input *in = rdbkit_input_new(NULL, cli_source_read, src);
+    code = in ? verb_cut_image(t, path, in) : cli_fail_errno(t->c, NULL, ENOMEM);
+    rdbkit_input_free(in);
+    return code;
+}
+
+static int verb_cut_any(struct verb_cut *t, const char *path, rdbkit_input *in) {
+    const int code = verb_cut_file(t, path, in);
+    return code == CLI_BAD ? verb_cut_reopen(t, path) : code;
+}
+
+/* Who asks for a moment must not get all of it because nothing in the file tells the time. */
+static int verb_until_done(const struct verb_cut *t) {
+    if (t->until_s == INT64_MAX || t->stamps) return CLI_OK;
+    cli_say(t->c, t->src->name, "there are no timestamps in it: --until-timestamp cannot be answered");
+    cli_hint(t->c, "servers from 7.0 on write them with aof-timestamp-enabled yes");
+    return CLI_REFUSED;
+}
+
+/* The files of a directory, and the manifest of those that were written. */
+struct verb_cut_dir {
+    struct verb_cut cut;
+    char *manifest;
+    size_t len, cap;
+};
+
+static int verb_cut_listed(struct verb_cut_dir *d, const rdbkit_manifest_file *file) {
+    if (d->cap - d->len < RDBKIT_MANIFEST_LINE_MAX) {
+        d->cap = d->cap * 2 + RDBKIT_MANIFEST_LINE_MAX;
+        char *to = realloc(d->manifest, d->cap);
+        if (!to) return cli_fail_errno(d->cut.c, NULL, ENOMEM);
+        d->manifest = to;
+    }
+    const int n = rdbkit_manifest_line(d->manifest + d->len, d->cap - d->len, file);
+    if (n > 0) d->len += (size_t)n;
+    return CLI_OK;
+}
+
+/* A cli_log_fn. */
+static int verb_cut_part(void *ctx, const char *path, const rdbkit_manifest_file *file, rdbkit_input *in) {
+    struct verb_cut_dir *d = ctx;
+    struct cli *c = d->cut.c;
+    if (d->cut.done) {
+        cli_say(c, path, "left out: it comes after the cut");
+        return CLI_OK;
+    }
+    int code = cli_dir_file(c, file->name.data);
+    d->cut.src->start = 0;
+    if (code == CLI_OK) code = verb_cut_any(&d->cut, path, in);
+    if (code == CLI_OK) code = cli_dir_file_end(c);
+    return code == CLI_OK ? verb_cut_listed(d, file) : code;
+}
+
+/* The name of the manifest itself. */
+static const char *verb_manifest_name(const struct cli_source *src) {
+    const char *slash = strrchr(src->manifest_path, '/');
+    return slash ? slash + 1 : src->manifest_path;
+}
+
+static int verb_repair_dir(struct cli *c, struct cli_source *src, int64_t until_s) {
+    struct verb_cut_dir d = {.cut = {.c = c, .src = src, .until_s = until_s}};
+    int code = cli_dir_open(c, c->o.text[CLI_O_OUTPUT]);
+    if (code == CLI_OK) code = cli_log_walk(c, src, verb_cut_part, &d);
+    if (code == CLI_OK) code = verb_until_done(&d.cut);
+    if (code == CLI_OK) code = cli_dir_file(c, verb_manifest_name(src));
+    if (code == CLI_OK) {
+        cli_put(&c->out, d.manifest ? d.manifest : "", d.len);
+        code = cli_dir_file_end(c);
+    }
+    free(d.cut.data);
+    free(d.manifest);
+    return code;
+}
+
+/* A cli_log_fn. */
+static int verb_cut_single(void *ctx, const char *path, const rdbkit_manifest_file *file, rdbkit_input *in) {
+    (void)file;
+    return verb_cut_any(ctx, path, in);
+}
+
+static int verb_repair_aof(struct cli *c, struct cli_source *src, int64_t until_s) {
+    struct verb_cut t = {.c = c, .src = src, .until_s = until_s};
+    int code = cli_log_walk(c, src, verb_cut_single, &t);
+    if (code == CLI_OK) code = verb_until_done(&t);
+    free(t.data);
+    return code;
+}
+
+static int verb_skip(void *user, const rdbkit_key *key) {
+    (void)user, (void)key;
+    return RDBKIT_SKIP_KEY;
+}
+
+/* Whether commands follow an RDB that does not say so: then it is an append-only file. */
+static int verb_has_commands(struct cli_source *src) {
+    struct cli_pass pass;
+    rdbkit_reader_options options;
+    rdbkit_visitor v = {0};
+    if (!src->seekable) return 0;
+    rdbkit_reader_options_init(&options);
+    options.ignore_checksum = 1;
+    v.key = verb_skip;
+    (void)cli_read(src, &options, &v, &pass);
+    (void)cli_source_rewind(src);
+    return pass.tail == CLI_TAIL_AOF;
+}
+
+static int verb_repair_rdb(struct cli *c, struct cli_source *src) {
+    rdbkit_input *in = rdbkit_input_new(NULL, cli_source_read, src);
+    int whole = 0;
+    int code = in ? verb_salvage_rdb(c, src->name, in, 0, &whole) : cli_fail_errno(c, NULL, ENOMEM);
+    const void *data;
+    size_t len;
+    cli_progress_clear(src);
+    if (code == CLI_OK && whole && rdbkit_input_rest(in, &data, &len) == RDBKIT_OK)
+        cli_say(c, src->name, "bytes behind the end of the RDB are left out");
+    rdbkit_input_free(in);
+    return code;
+}
+
+static int verb_same_file(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) + S_ISDIR(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+static int verb_repair(struct cli *c, struct cli_source *src) {
+    int64_t until_s;
+    int code = verb_until(c, &until_s);
+    if (code != CLI_OK) return code;
+    if (src->kind == CLI_IN_MANIFEST && verb_same_file(c->o.text[CLI_O_OUTPUT], src->dir[0] ? src->dir : ".")) {
+        cli_say(c, src->name, "repair never writes in place: -o has to name another directory");
+        return CLI_REFUSED;
+    }
+    if (src->kind == CLI_IN_MANIFEST) return verb_repair_dir(c, src, until_s);
+    if (src->kind == CLI_IN_RDB && verb_has_commands(src)) src->kind = CLI_IN_AOF;
+    if (src->kind == CLI_IN_RDB && cli_has(c, CLI_O_UNTIL)) {
+        cli_say(c, src->name, "--until-timestamp is for append-only files, and this is an RDB");
+        return CLI_USAGE;
+    }
+    if (verb_same_file(c->o.text[CLI_O_OUTPUT], src->name)) {
+        cli_say(c, src->name, "repair never writes in place: -o has to name another file");
+        return CLI_REFUSED;
+    }
+    code = cli_out_open(c, &c->out, cli_temp_name[0], c->o.text[CLI_O_OUTPUT]);
+    if (code != CLI_OK) return code;
+    return src->kind == CLI_IN_RDB ? verb_repair_rdb(c, src) : verb_repair_aof(c, src, until_s);
+}
 
 /* ---- to-json ------------------------------------------------------------------------------------------ */
 
@@ -18462,13 +19632,13 @@ struct main_verb {
 };
 
 static const struct main_verb main_verbs[] = {
-    {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB file that the target loads",
-     "Makes an RDB file for another server, older or newer. What the target loads as it is goes through unchanged, the\n"
-     "rest is encoded as that server would. Without -o the file is in the current folder and named after input and\n"
+    {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB or append-only file that the target loads",
+     "Makes an RDB file for another server, older or newer, or with --format aof an append-only file. What the target\n"
+     "loads as it is goes through unchanged, the rest is encoded as that server would; an append-only file is replayed. Without -o the file is in the current folder and named after input and\n"
      "target. What the target cannot hold is never dropped silently: without --allow-loss the work is refused.",
      "rdbkit convert --to redis-4.0 dump.rdb"},
     {"to-resp", CLI_V_TO_RESP, verb_to_resp, 1, "FILE", "commands for redis-cli --pipe",
-     "Turns an RDB file into commands of the Redis protocol, as fast as a server takes them. What the target "
+     "Turns an RDB or append-only file into commands of the Redis protocol, as fast as a server takes them. What the target "
      "cannot\n"
      "hold is never dropped silently: without --allow-loss the work is refused, and what would be lost is "
      "listed.",
@@ -18477,9 +19647,15 @@ static const struct main_verb main_verbs[] = {
      "Prints everything that the file holds as JSON: an array of records, one for each key, that can be read back to the\n"
      "last byte. docs/json.md has the format.",
      "rdbkit to-json --lines dump.rdb | jq -r .key"},
-    {"filter", CLI_V_FILTER_FILE, verb_filter_file, 1, "FILE", "an RDB file of the same version, with chosen keys",
-     "Copies the keys that the options choose, in the version and form of the input. Needs -o.",
+    {"filter", CLI_V_FILTER_FILE, verb_filter_file, 1, "FILE", "a file of the same kind and version, with chosen keys",
+     "Copies the keys that the options choose, in the version and form of the input: of an append-only file what it comes\n"
+     "to, as a rewrite of it would be. Needs -o.",
      "rdbkit filter -k 'user:*' -o users.rdb dump.rdb"},
+    {"repair", CLI_V_REPAIR, verb_repair, 1, "FILE", "save what can be read of a damaged file",
+     "Writes a sound file, never in place, and says what is lost. An append-only file is cut behind its last complete\n"
+     "command outside of a transaction, in whichever file of a directory that is. Of an RDB every sound key is kept:\n"
+     "a damaged value costs its own key where the next one can be found. Needs -o.",
+     "rdbkit repair -o sound.aof appendonly.aof"},
     {"check", CLI_V_CHECK, verb_check, 0, "FILE...", "tell sound files from damaged ones",
      "Reads the whole file and every value in it: structure, checksum, each encoding in depth, duplicate "
      "keys and\n"
@@ -18506,7 +19682,8 @@ static const struct main_verb *main_verb_of(const char *name) {
 
 static void main_help_all(struct cli_out *out) {
     cli_puts(out, "usage: rdbkit VERB [options] FILE...\n\n"
-                  "Reads RDB files of Redis and Valkey, plain or in gzip; - is standard input.\n\n");
+                  "Reads RDB files, append-only files and append-only directories of Redis and Valkey, plain or in\n"
+                  "gzip; - is standard input.\n\n");
     for (size_t i = 0; i < MAIN_VERBS_N; i++)
         cli_printf(out, "  %-8s  %s\n", main_verbs[i].name, main_verbs[i].brief);
     cli_puts(out, "\n`rdbkit help VERB` has the options. `rdbkit -V` has the version.\n");
@@ -18742,31 +19919,54 @@ static int main_answer(struct cli *c, const struct main_verb *verb) {
     return cli_out_close(c, &c->out, 1);
 }
 
+/* Whether convert makes a directory. */
+static int main_log_target(const struct cli *c) {
+    return verb_wants_log(c) && verb_is_multi_part(rdbkit_target_find(verb_target_name(c)));
+}
+
 /* Where the output of convert goes if nobody says: the current folder, named after input and target. */
 static const char *main_convert_name(struct cli *c) {
     const char *in = c->o.inputs[0], *slash = strrchr(in, '/');
     const char *to = verb_target_name(c);
-    static const char *const ends[] = {".gz", ".rdb"};
+    static const char *const ends[] = {".gz", ".rdb", ".aof", ".manifest"};
     if (strcmp(in, "-") == 0) in = "dump";
-    else if (slash) in = slash + 1;
-    size_t len = strlen(in), size = len + strlen(to) + 6;
+    else if (slash && slash[1]) in = slash + 1;
+    size_t len = strlen(in), size = len + strlen(to) + 9;
+    while (len > 1 && in[len - 1] == '/') len--;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
         const size_t n = strlen(ends[i]);
         if (len > n && strncmp(in + len - n, ends[i], n) == 0) len -= n;
     }
     c->o.made_name = malloc(size);
-    if (c->o.made_name) (void)snprintf(c->o.made_name, size, "%.*s.%s.rdb", (int)len, in, to);
+    const char *end = !verb_wants_log(c) ? "rdb" : main_log_target(c) ? "aofdir" : "aof";
+    if (c->o.made_name) (void)snprintf(c->o.made_name, size, "%.*s.%s.%s", (int)len, in, to, end);
     return c->o.made_name;
+}
+
+/* Options of convert that say nothing together. */
+static int main_format_ok(struct cli *c) {
+    const char *format = c->o.text[CLI_O_TO_FORMAT];
+    if (format && strcmp(format, "rdb") != 0 && strcmp(format, "aof") != 0) {
+        cli_say(c, NULL, "--format: %.200s: rdb or aof wanted", format);
+        return 0;
+    }
+    if (cli_has(c, CLI_O_NO_PREAMBLE) && !verb_wants_log(c)) {
+        cli_say(c, NULL, "--no-preamble says nothing without --format aof");
+        return 0;
+    }
+    return 1;
 }
 
 static int main_outputs_open(struct cli *c, const struct main_verb *verb) {
     const char *report = c->o.text[CLI_O_LOSS_REPORT], *output = c->o.text[CLI_O_OUTPUT];
     if (!output && verb->bit == CLI_V_CONVERT && !(output = main_convert_name(c))) return cli_fail_errno(c, NULL, ENOMEM);
-    if (!output && verb->bit == CLI_V_FILTER_FILE) {
-        cli_say(c, NULL, "filter needs -o FILE; -o - is standard output");
+    if (!output && (verb->bit & (CLI_V_FILTER_FILE | CLI_V_REPAIR))) {
+        cli_say(c, NULL, "%s needs -o FILE; -o - is standard output", verb->name);
         return CLI_USAGE;
     }
-    int code = cli_out_open(c, &c->out, cli_temp_name[0], output);
+    int code = CLI_OK;
+    if (verb->bit == CLI_V_CONVERT && main_log_target(c)) code = cli_dir_open(c, output);
+    else if (!(verb->bit & (CLI_V_FILTER_FILE | CLI_V_REPAIR))) code = cli_out_open(c, &c->out, cli_temp_name[0], output);
     if (code || !report) return code;
     if (strcmp(report, "-") == 0) {
         cli_say(c, NULL, "--loss-report needs the name of a file: standard output is for data");
@@ -18777,7 +19977,7 @@ static int main_outputs_open(struct cli *c, const struct main_verb *verb) {
 
 /* Run a verb on each input. The exit code is the highest of all. */
 static int main_run(struct cli *c, const struct main_verb *verb) {
-    int worst = verb_filter(c, &c->filter);
+    int worst = main_format_ok(c) ? verb_filter(c, &c->filter) : CLI_USAGE;
     if (worst == CLI_OK && (verb->bit & CLI_V_DATA)) worst = verb_twice_new(c);
     if (worst == CLI_OK) worst = main_outputs_open(c, verb);
     const int opened = worst == CLI_OK;
@@ -18799,7 +19999,9 @@ static int main_run(struct cli *c, const struct main_verb *verb) {
     const int reported = cli_out_close(c, &c->report, opened && worst != CLI_USAGE);
     const int written = cli_out_close(c, &c->out, worst <= CLI_NO && reported == CLI_OK);
     if (reported > worst) worst = reported;
-    return written > worst ? written : worst;
+    if (written > worst) worst = written;
+    const int renamed = cli_dir_close(c, worst <= CLI_NO);
+    return renamed > worst ? renamed : worst;
 }
 
 /* A standard stream that is closed would become the first file that is opened. The placeholders are open the

@@ -596,16 +596,37 @@ def check_does_not_touch_the_file():
     expect(os.stat("a.rdb").st_mtime == 1 and read("a.rdb") == data, "it was touched")
 
 
+COMMANDS = b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n"
+
+
 @test
-def append_only_file_is_refused_with_a_clear_message():
-    for data in (b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n", b"#TS:1700000000\r\n*1\r\n$4\r\nPING\r\n",
-                 b"file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n"):
-        write("appendonly", data)
-        for verb in VERBS:
-            r = run(verb, "appendonly")
-            text = r.err + (r.out.decode() if verb == "check" else "")
-            expect(r.code in (4, 5) or verb == "check" and r.code == 1, "%s of %r:" % (verb, data[:12]), r)
-            expect(re.search(r"AOF|append[- ]only|manifest", text, re.I), "message does not say what it is:", r)
+def append_only_files_are_told_from_their_content():
+    write("log", COMMANDS)
+    write("stamped", b"#TS:1700000000\r\n" + COMMANDS)
+    write("zipped", gzip.compress(COMMANDS))
+    os.mkdir("logs")
+    write("logs/a.manifest", b"file a.1.base.aof seq 1 type b\nfile a.1.incr.aof seq 1 type i\n")
+    write("logs/a.1.base.aof", COMMANDS)
+    write("logs/a.1.incr.aof", b"")
+    for name in ("log", "stamped", "zipped", "logs", "logs/a.manifest"):
+        expect(expect_exit(0, run("keys", "--format", "%d %k %s", name)).out == b'0 "k" -1\n', "keys of", name)
+        expect_exit(0, run("check", name))
+    expect(expect_exit(0, run("keys", "--format", "%k", "-", data=COMMANDS)).out == b'"k"\n', "standard input")
+
+
+@test
+def damaged_append_only_files_are_refused_with_the_offset():
+    for data, where in ((COMMANDS + b"*1\r\n$4\r\nPI", "50"), (COMMANDS + b"junk", "50"), (COMMANDS + b"*1\r\n$5\r\nMULTI\r\n", "50")):
+        write("log", data)
+        for verb in ("to-resp", "keys", "info", "to-json"):
+            r = expect_exit(4, run(verb, "log"))
+            expect(not r.out and where in r.err, "%s names the place" % verb, r)
+        r = expect_exit(1, run("check", "log"))
+        expect(where.encode() in r.out, "check names the place", r)
+    for text in (b"file a seq 1 type b", b"file a seq 0 type b\n", b"file a seq 1 type B\n", b"\n"):
+        os.makedirs("logs", exist_ok=True)
+        write("logs/a.manifest", text)
+        expect_exit(4, run("info", "logs"))
 
 
 @test
@@ -1123,7 +1144,7 @@ def wrong_filters_are_wrong_usage():
         expect(not os.path.exists("out"), "output of %s" % (args,))
 
     each([("-t", "hsh"), ("-t", ""), ("-d", "x"), ("-d", "3-1"), ("-d", "-1"), ("--slot", "16384"), ("--slot", "x"), ("--limit", "-1"), ("--limit", "0"), ("--limit", "x"),
-          ("--now", NOW), ("--now", "x", "--expired"), ("--expired", "--no-expired"), ("--has-ttl", "--no-ttl"), ("--expired", "--no-ttl"),
+          ("--now", "x"), ("--now", "x", "--expired"), ("--expired", "--no-expired"), ("--has-ttl", "--no-ttl"), ("--expired", "--no-ttl"),
           ("--strip-ttl", "--ttl-shift", "1"), ("--ttl-shift", "x"), ("--regex",), ("--regex", "-k", "("), ("--map-db", "0"), ("--map-db", "0:1", "--map-db", "0:2"),
           ("--rename", "nothing"), ("--rename", "a:b:c")], one)
 

@@ -153,6 +153,21 @@ def programs(name):
     return found
 
 
+def command(*args):
+    return b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(a), a) for a in args)
+
+
+def append_only_files():
+    """A sound one and a cut one, with the exit code of a program that reads them."""
+    text = command(b"SELECT", b"1") + command(b"RPUSH", b"list", b"a", b"b") + command(b"LPUSH", b"list", b"c") + command(b"LPOP", b"none")
+    for name, data in (("good.aof", text), ("cut.aof", text[:-3])):
+        with open(name, "wb") as f:
+            f.write(data)
+    logs = glob.glob(os.path.join(ROOT, "fixtures/aof/redis-6.2/*.aof.gz"))
+    expect(logs, "no fixtures/aof/redis-6.2")
+    return [("good.aof", 0), ("cut.aof", 1)] + [(path, 0) for path in sorted(logs)]
+
+
 def run_programs(name, least):
     found = programs(name)
     expect(len(found) >= least, "%d programs in %s" % (len(found), name))
@@ -162,7 +177,10 @@ def run_programs(name, least):
         what = "program %d of %s" % (i, name)
         warnings = compile_c(source, "prog%d" % i)
         expect("warning" not in warnings, what + " has warnings:", warnings[:2000])
-        for path, wanted in ((good, 0), (bad, 1)) if "argv" in source else ((good, 0),):
+        inputs = [(good, 0), (bad, 1)] if "argv" in source else [(good, 0)]
+        if "rdbkit_aof_new" in source:
+            inputs += append_only_files()
+        for path, wanted in inputs:
             p = subprocess.run(["./prog%d" % i, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
             expect(p.returncode == wanted, "%s on %s: exit %d, %d wanted:" % (what, path, p.returncode, wanted), p.stderr[-500:])
             expect(p.stdout or p.stderr, "%s on %s says nothing" % (what, path))
@@ -175,7 +193,7 @@ def run_programs(name, least):
 
 @test
 def programs_of_the_embedding_page_compile_and_run():
-    run_programs("docs/embedding.md", 10)
+    run_programs("docs/embedding.md", 11)
 
 
 @test
@@ -401,6 +419,54 @@ def encodings_are_what_reencode_writes():
             code, out, err = run("keys", "--format", "%c", "made.rdb")
             made = {numbers[n] for n in out.decode().split()}
             expect(made and made <= documented, "%s: %s has types that its row has not:" % (name, source), sorted(made - documented))
+
+
+@test
+def each_replayed_command_is_on_the_page_of_append_only_files():
+    source = read("rdbkit.c")
+    found = re.findall(r'^    X\("([a-z-]+)", -?\d+, cmd_\w+\)', source, re.M)
+    expect(len(found) > 100, "commands in rdbkit.c", len(found))
+    text = re.sub(r"^```.*?^```", "", read("docs/aof.md"), flags=re.M | re.S)
+    page = set(re.findall(r"[A-Z-]{3,}", " ".join(re.findall(r"`([^`]+)`", text))))
+    equal(page & {c.upper() for c in found}, {c.upper() for c in found}, "commands in docs/aof.md")
+
+
+@test
+def what_a_replay_tells_is_on_the_page_of_append_only_files():
+    body = read("rdbkit.c").split("static void cli_replay_summary(")[1].split("};")[0]
+    real = re.findall(r'"([^"]+)"', body)
+    expect(len(real) == 5, "texts of a replay", real)
+    equal([bare(r[0]) for r in table("docs/aof.md", "message", "kind")], real, "texts of a replay in docs/aof.md")
+
+
+@test
+def append_only_steps_run():
+    """The marked examples of docs/aof.md, on a log with timestamps, whose last record is cut in the directory."""
+    os.mkdir("aof")
+    os.makedirs("bin", exist_ok=True)
+    if not os.path.lexists("bin/rdbkit"):
+        os.symlink(RDBKIT, "bin/rdbkit")
+    shutil.copy(os.path.join(ROOT, "fixtures/redis70/everything.rdb"), "aof/dump.rdb")
+    text = b"#TS:1700000000\r\n" + command(b"SELECT", b"0") + command(b"SET", b"user:1", b"x") + command(b"SETEX", b"s", b"5", b"x")
+    text += b"#TS:1800000000\r\n" + command(b"FLUSHALL")
+    with open("aof/appendonly.aof", "wb") as f:
+        f.write(text)
+    code, _, err = run("convert", "--format", "aof", "-o", "aof/appendonlydir", "aof/dump.rdb")
+    expect(code == 0, "convert --format aof", err)
+    with open("aof/appendonlydir/appendonly.aof.1.incr.aof", "wb") as f:
+        f.write(text + command(b"SET", b"k", b"v")[:-3])
+    found = re.findall(r"<!-- test -->\s*\n```sh\n(.*?)```", read("docs/aof.md"), re.S)
+    expect(len(found) >= 8, "%d examples" % len(found))
+    env = dict(os.environ, PATH=os.path.abspath("bin") + os.pathsep + os.environ["PATH"])
+    for script in found:
+        p = subprocess.run(["sh", "-eu", "-c", script], cwd="aof", env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+        expect(p.returncode == 0, "docs/aof.md: %r:" % script, p.stdout[-800:])
+        if "repair" in script:
+            # what is behind the cut is gone for the examples that follow
+            with open("aof/appendonlydir/appendonly.aof.1.incr.aof", "wb") as f:
+                f.write(text)
+    code, out, err = run("keys", "--format", "%k", "aof/before")
+    expect(b'"user:1"' in out.split(), "docs/aof.md: before the FLUSHALL:", out, err)
 
 
 @test
