@@ -3,6 +3,7 @@
 
     bench.py [WORKLOAD...]          each verb on each file, best of ROUNDS (3), interleaved with its peer
     bench.py pipe [WORKLOAD...]     end to end: into an empty real server through redis-cli --pipe
+    bench.py aof [MB]               append-only files (300): parse, replay, and how long real servers take to load them
 
 RDB_CLI=path of librdb's rdb-cli adds that peer; CHECK_RDB=path names the server's own checker. convert has no peer.
 """
@@ -128,13 +129,42 @@ def pipe(names):
             daemon.wait()
 
 
+def logs(mb):
+    """Parse (check) and replay (info), beside the servers' own loading time and the memory that they then use."""
+    import bench_aof
+    servers = [(name, first(f"{SERVERS}/{name}/server")) for name in ("redis-8.0", "valkey-8.1", "valkey-9")]
+    print(f"{'log':8} {'MB':>6} {'tool':24} {'seconds':>8} {'CPU':>7} {'MB/s':>7} {'MiB':>8}   (of a server: by its own log, memory used; best of {ROUNDS})")
+    for kind in bench_aof.MAKERS:
+        path = os.path.abspath(f"{DIR}/{kind}-{mb}.aof")
+        if not os.path.exists(path):
+            os.makedirs(DIR, exist_ok=True)
+            bench_aof.make(kind, path, mb)
+        size, best = os.path.getsize(path) / 1e6, {}
+        tools = {"rdbkit check (parse)": ["./rdbkit", "check", path], "rdbkit info (replay)": ["./rdbkit", "info", path],
+                 "rdbkit convert": ["./rdbkit", "convert", "-o", "/dev/null", path]}
+        for _ in range(ROUNDS):
+            for tool, command in tools.items():
+                wall, cpu, peak = measure(command) or (1e9, 1e9, 0)
+                best[tool] = min(best.get(tool, (1e9,)), (wall, cpu, peak))
+            for name, server in servers:
+                if server:
+                    took, _, memory = bench_aof.loading_time(server, path)
+                    best[name] = min(best.get(name, (1e9,)), (took, took, memory / 2**20))
+        for tool, (wall, cpu, peak) in best.items():
+            print(f"{kind:8} {size:6.0f} {tool:24} {wall:8.3f} {cpu:7.3f} {size / wall:7.0f} {peak:8.1f}", flush=True)
+
+
 words = sys.argv[1:]
 piped = words[:1] == ["pipe"]
 words = words[1:] if piped else words
 wrong = [w for w in words if w not in WORKLOADS]
-if wrong:
-    sys.exit(f"bench: no workload {wrong[0]}; there are {', '.join(WORKLOADS)} and pipe")
-if piped:
+if wrong and words[0] != "aof":
+    sys.exit(f"bench: no workload {wrong[0]}; there are {', '.join(WORKLOADS)} pipe and aof")
+if words[:1] == ["aof"]:
+    logs(int(words[1]) if words[1:] else 300)
+elif piped:
     pipe(words or ["strings", "hashes", "collections"])
 else:
     files(words or list(WORKLOADS))
+    if not words:
+        logs(300)
