@@ -17407,6 +17407,16 @@ static const rdbkit_target *cli_replay_source(const struct cli *c, const struct 
     return multi_part ? NULL : rdbkit_target_find("redis-6.2");
 }
 
+/* What the data of a log may take: three quarters of the machine's memory, so that a few commands which ask for half a
+ * gigabyte each end with a message. 0: not known. */
+static uint64_t cli_memory_limit(void) {
+#if defined(_SC_PHYS_PAGES) && defined(_SC_PAGESIZE)
+    const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && size > 0) return (uint64_t)pages / 4 * 3 * (uint64_t)size;
+#endif
+    return 0;
+}
+
 /* Run all the commands of a source, once. Returns an exit code. */
 static int cli_replay(struct cli_source *src, const rdbkit_reader_options *rdb, struct cli_pass *pass) {
     struct cli *c = src->cli;
@@ -17414,6 +17424,7 @@ static int cli_replay(struct cli_source *src, const rdbkit_reader_options *rdb, 
     rdbkit_keyspace_options options;
     rdbkit_keyspace_options_init(&options);
     options.seed = cli_seed(src);
+    options.memory_limit = cli_memory_limit();
     options.now_ms = cli_replay_now(c, src);
     options.source = cli_replay_source(c, src);
     options.skip_scripts = cli_has(c, CLI_O_SKIP_SCRIPTS);
