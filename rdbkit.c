@@ -9396,6 +9396,14 @@ typedef struct ks_extra {
     u8 data[];
 } ks_extra;
 
+/* Reads records without names, for a visitor that gets them under the names that they have now. */
+typedef struct ks_feeder {
+    rdbkit_visitor v;
+    rdbkit_reader_options opt; /* the filter in it is the caller's, called with the real name */
+    rdbkit_key key;            /* of the record at hand: name, database, expiry, hints */
+    rdbkit_reader *reader[2];  /* by lineage; NULL: none yet */
+} ks_feeder;
+
 struct rdbkit_keyspace {
     ks_memory memory;
     rdbkit_allocator counted; /* over memory */
@@ -9419,8 +9427,7 @@ struct rdbkit_keyspace {
     int in_is_aux;
 
     /* a frozen value that is read */
-    rdbkit_reader *thaw[2];  /* by lineage; NULL: none yet */
-    rdbkit_visitor thaw_visitor;
+    ks_feeder thaw; /* whose visitor makes the value */
     void *made;              /* the value in the making */
     mem_buf made_text;       /* a string */
 
@@ -9795,36 +9802,11 @@ static int ks_made_pending(void *user, const rdbkit_stream_pending *pending) {
     return ks_status(ks, xs_on_pending(&ks->env, ks->made, pending));
 }
 
-/* The visitor that makes ks->made, for frozen values and for copies. */
-static void ks_made_init(rdbkit_keyspace *ks) {
-    rdbkit_visitor *v = &ks->thaw_visitor;
-    v->user = ks;
-    v->string = ks_made_string;
-    v->list_item = ks_made_list;
-    v->set_member = ks_made_set;
-    v->zset_member = ks_made_zset;
-    v->hash_field = ks_made_hash;
-    v->stream_entry = ks_made_entry;
-    v->stream_field = ks_made_field;
-    v->stream_info = ks_made_info;
-    v->stream_group = ks_made_group;
-    v->stream_consumer = ks_made_consumer;
-    v->stream_pending = ks_made_pending;
-}
-
 /* An empty value of a shape that is no string and no module. NULL without memory. */
 static void *ks_value_new(rdbkit_keyspace *ks, rdbkit_shape shape) {
     if (shape == RDBKIT_STREAM) return xs_new(&ks->env);
     return mem_new(ks->env.mem, shape == RDBKIT_LIST ? sizeof(obj_list) : sizeof(obj_coll));
 }
-
-/* Reads records without names, for a visitor that gets them under the names that they have now. */
-typedef struct ks_feeder {
-    rdbkit_visitor v;
-    rdbkit_reader_options opt; /* the filter in it is the caller's, called with the real name */
-    rdbkit_key key;            /* of the record at hand: name, database, expiry, hints */
-    rdbkit_reader *reader[2];  /* by lineage; NULL: none yet */
-} ks_feeder;
 
 /* A rdbkit_reader_options.key_filter. */
 static int ks_feeder_key(void *ctx, rdbkit_key *key) {
@@ -9860,6 +9842,26 @@ static rdbkit_reader *ks_record_reader(const rdbkit_reader_options *options, con
     return NULL;
 }
 
+/* The visitor that makes ks->made, for frozen values and for copies. */
+static void ks_made_init(rdbkit_keyspace *ks) {
+    rdbkit_visitor visitor = {0}, *v = &visitor;
+    rdbkit_reader_options options;
+    v->user = ks;
+    v->string = ks_made_string;
+    v->list_item = ks_made_list;
+    v->set_member = ks_made_set;
+    v->zset_member = ks_made_zset;
+    v->hash_field = ks_made_hash;
+    v->stream_entry = ks_made_entry;
+    v->stream_field = ks_made_field;
+    v->stream_info = ks_made_info;
+    v->stream_group = ks_made_group;
+    v->stream_consumer = ks_made_consumer;
+    v->stream_pending = ks_made_pending;
+    rdbkit_reader_options_init(&options);
+    ks_feeder_init(&ks->thaw, ks->env.mem, &options, v);
+}
+
 /* Read a record: 0, or what the reader says. error: filled in then. After an error the feeder goes on with the next. */
 static int ks_feed(ks_feeder *f, int valkey, const void *record, size_t len, rdbkit_error *error) {
     rdbkit_reader **r = &f->reader[valkey];
@@ -9881,20 +9883,10 @@ static int ks_feed(ks_feeder *f, int valkey, const void *record, size_t len, rdb
 }
 
 static int ks_thaw_read(rdbkit_keyspace *ks, const ks_frozen *f) {
-    rdbkit_reader **r = &ks->thaw[ks_is_valkey(f->type)];
-    if (!*r) {
-        rdbkit_reader_options options;
-        rdbkit_reader_options_init(&options);
-        options.allocator = ks->env.mem;
-        options.ignore_checksum = 1;
-        *r = ks_record_reader(&options, &ks->thaw_visitor, ks_is_valkey(f->type));
-        if (!*r) return ks_nomem(ks);
-    }
-    int st = rdbkit_reader_feed(*r, f->record, (size_t)f->len);
-    if (st == RDBKIT_MORE) return 0;
-    rdbkit_reader_free(*r);
-    *r = NULL;
-    return ks->error.code ? ks->error.code : ks_fail(ks, st < 0 ? st : RDBKIT_ERR_DAMAGED, "a value cannot be read");
+    rdbkit_error e = {.code = 0};
+    const int st = ks_feed(&ks->thaw, ks_is_valkey(f->type), f->record, (size_t)f->len, &e);
+    if (!st || ks->error.code) return ks->error.code;
+    return st == RDBKIT_ERR_NOMEM ? ks_nomem(ks) : ks_fail(ks, st, "a value cannot be read");
 }
 
 /* Make a frozen value one that commands can change. *k, of the current database, may move. */
@@ -10367,7 +10359,7 @@ static int ks_copy(rdbkit_keyspace *ks, const ks_key *from, rdbkit_str name) {
     }
     ks->made = ks_value_new(ks, (rdbkit_shape)from->shape);
     if (!ks->made) return ks_nomem(ks);
-    st = ks_emit_value(ks, from, &ks->thaw_visitor);
+    st = ks_emit_value(ks, from, &ks->thaw.v);
     if (st) {
         ks_value_free(ks, (rdbkit_shape)from->shape, ks->made);
         return st;
@@ -10431,8 +10423,7 @@ static void ks_free(rdbkit_keyspace *ks) {
     }
     mem_buf *bufs[] = {&ks->in_name, &ks->in_raw, &ks->made_text, &ks->queue, &ks->tmp[0], &ks->tmp[1], &ks->tmp[2], &ks->tmp[3]};
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) mem_buf_free(mem, bufs[i]);
-    rdbkit_reader_free(ks->thaw[0]);
-    rdbkit_reader_free(ks->thaw[1]);
+    ks_feeder_free(&ks->thaw);
     ks_memory_end(&ks->memory);
     const rdbkit_allocator inner = ks->memory.inner;
     inner.free(inner.ctx, ks, sizeof *ks);
@@ -15672,14 +15663,6 @@ static int aof_manifest_word(u8 **pp, u8 *end, rdbkit_str *word) {
     return 1;
 }
 
-/* Whether a word is this one, in any case. */
-static int aof_manifest_is(rdbkit_str word, const char *lower) {
-    size_t len = strlen(lower);
-    for (size_t i = 0; i < len; i++)
-        if (i >= word.len || ((u8)word.data[i] | 32) != (u8)lower[i]) return 0;
-    return word.len == len;
-}
-
 /* A file has to be in the manifest's own folder. */
 static int aof_manifest_name_ok(rdbkit_str name) {
     return name.len && !memchr(name.data, '/', name.len) && !memchr(name.data, '\\', name.len);
@@ -15688,19 +15671,19 @@ static int aof_manifest_name_ok(rdbkit_str name) {
 static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_str key,
                              rdbkit_str value) {
     const u8 *v = (const u8 *)value.data;
-    if (aof_manifest_is(key, "file")) {
+    if (cmd_is(key, "file")) {
         f->name = value;
         if (!aof_manifest_name_ok(value))
             return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "name of a file is empty, or a path");
-    } else if (aof_manifest_is(key, "seq")) {
+    } else if (cmd_is(key, "seq")) {
         f->seq = 0;
         aof_atoll(v, v + value.len, &f->seq);
-    } else if (aof_manifest_is(key, "type")) {
+    } else if (cmd_is(key, "type")) {
         f->type = value.len ? value.data[0] : 0;
-    } else if (aof_manifest_is(key, "startoffset")) {
+    } else if (cmd_is(key, "startoffset")) {
         if (num_parse_i64(v, value.len, &f->start_offset) || f->start_offset < 0)
             f->start_offset = -1;
-    } else if (aof_manifest_is(key, "endoffset")) {
+    } else if (cmd_is(key, "endoffset")) {
         if (num_parse_i64(v, value.len, &f->end_offset) || f->end_offset < 0) f->end_offset = -1;
     }
     return 0;
@@ -17398,12 +17381,15 @@ static uint64_t cli_seed(const void *p) {
     return (uint64_t)(uintptr_t)p * 0x9e3779b97f4a7c15u ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)t.tv_sec ^ (uint64_t)getpid();
 }
 
+/* Append-only files are directories from 7.0 on, as function libraries are. */
+static int cli_is_multi_part(const rdbkit_target *target) { return (target->features & RDBKIT_F_FUNCTIONS) != 0; }
+
 /* Whose log this is, where no RDB in it says so: the target's release if that writes such files, else the newest that
  * does. Directories are of 7.0 and later, single files of those before. */
 static const rdbkit_target *cli_replay_source(const struct cli *c, const struct cli_source *src) {
     const int multi_part = src->kind == CLI_IN_MANIFEST;
     const rdbkit_target *to = cli_has(c, CLI_O_TO) ? rdbkit_target_find(c->o.text[CLI_O_TO]) : NULL;
-    if (to && ((to->features & RDBKIT_F_FUNCTIONS) != 0) == multi_part) return to;
+    if (to && cli_is_multi_part(to) == multi_part) return to;
     return multi_part ? NULL : rdbkit_target_find("redis-6.2");
 }
 
@@ -19126,9 +19112,6 @@ static int verb_wants_log(const struct cli *c) {
     return format && strcmp(format, "aof") == 0;
 }
 
-/* Append-only files are directories from 7.0 on, as function libraries are. */
-static int verb_is_multi_part(const rdbkit_target *target) { return (target->features & RDBKIT_F_FUNCTIONS) != 0; }
-
 /* Commands as a server's own rewrite has them, into c->out. */
 static int verb_rewrite(struct cli *c, struct cli_source *src, const rdbkit_target *target) {
     struct verb_spill file = {-1, 0};
@@ -19932,7 +19915,7 @@ static int main_answer(struct cli *c, const struct main_verb *verb) {
 
 /* Whether convert makes a directory. */
 static int main_log_target(const struct cli *c) {
-    return verb_wants_log(c) && verb_is_multi_part(rdbkit_target_find(verb_target_name(c)));
+    return verb_wants_log(c) && cli_is_multi_part(rdbkit_target_find(verb_target_name(c)));
 }
 
 /* Where the output of convert goes if nobody says: the current folder, named after input and target. */
