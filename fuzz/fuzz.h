@@ -1,4 +1,5 @@
-/* fuzz.h - what the fuzz targets share: option bytes, chance, and a mutator that knows of the checksum.
+/* fuzz.h - what the fuzz targets share: option bytes, chance, pieces of input, what was written, a mutator that
+ * knows of the checksum.
  *
  * An input is an RDB, or four option bytes and an RDB. Include it once a program.
  *
@@ -7,6 +8,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
+#include <errno.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -36,6 +38,65 @@ static inline uint32_t fuzz_chance(uint32_t *state) {
 static _Noreturn void fuzz_fail(const char *what, long long a, long long b) {
     fprintf(stderr, "FINDING: %s: %lld, %lld\n", what, a, b);
     abort();
+}
+
+typedef struct fuzz_source {
+    const uint8_t *data;
+    size_t left;
+    uint32_t chance;
+} fuzz_source;
+
+/* Sizes of pieces: mostly small, now and then all that is left. */
+static inline size_t fuzz_next_size(fuzz_source *s) {
+    uint32_t c = fuzz_chance(&s->chance);
+    size_t n = c % 64 == 0 ? s->left : 1 + (c >> 6) % (c % 4 ? 7 : 400);
+    return n < s->left ? n : s->left;
+}
+
+static inline ptrdiff_t fuzz_read_some(void *ctx, void *buf, size_t size) {
+    fuzz_source *s = ctx;
+    size_t n = fuzz_next_size(s);
+    if (n > size) n = size;
+    memcpy(buf, s->data, n);
+    s->data += n;
+    s->left -= n;
+    return (ptrdiff_t)n;
+}
+
+/* Feed a source in pieces, each in memory of its own, so that a read past it or after the call shows. Returns what feed
+ * said last: RDBKIT_MORE if it took all. */
+static inline int fuzz_feed(fuzz_source *s, int (*feed)(void *to, const void *data, size_t len), void *to) {
+    int status = RDBKIT_MORE;
+    while (status == RDBKIT_MORE && s->left) {
+        size_t n = fuzz_next_size(s);
+        uint8_t *piece = malloc(n);
+        if (!piece) exit(0);
+        memcpy(piece, s->data, n);
+        status = feed(to, piece, n);
+        memset(piece, 0xdd, n);
+        free(piece);
+        s->data += n;
+        s->left -= n;
+    }
+    return status;
+}
+
+/* What a sink wrote. */
+typedef struct fuzz_bytes {
+    uint8_t *data;
+    size_t len;
+} fuzz_bytes;
+
+/* A rdbkit_write_fn. */
+static inline int fuzz_keep(void *ctx, const void *data, size_t len) {
+    fuzz_bytes *b = ctx;
+    if (b->len + len > (size_t)64 << 20) return -ENOSPC; /* of a bomb of LZF, say */
+    uint8_t *p = realloc(b->data, b->len + len + 1);
+    if (!p) exit(0);
+    memcpy(p + b->len, data, len);
+    b->data = p;
+    b->len += len;
+    return 0;
 }
 
 /* What a sink tells of each key, added up: the sum has to be what it counts. Names are read, to see that they are there. */

@@ -9,43 +9,12 @@
 
 #include "../tests/events.c"
 
-typedef struct source {
-    const uint8_t *data;
-    size_t left;
-    uint32_t chance;
-} source;
-
-/* Sizes of pieces: mostly small, now and then all that is left. */
-static size_t next_size(source *s) {
-    uint32_t c = fuzz_chance(&s->chance);
-    size_t n = c % 64 == 0 ? s->left : 1 + (c >> 6) % (c % 4 ? 7 : 400);
-    return n < s->left ? n : s->left;
+static int feed_one(void *to, const void *data, size_t len) {
+    return rdbkit_reader_feed(to, data, len);
 }
 
-static ptrdiff_t read_some(void *ctx, void *buf, size_t size) {
-    source *s = ctx;
-    size_t n = next_size(s);
-    if (n > size) n = size;
-    memcpy(buf, s->data, n);
-    s->data += n;
-    s->left -= n;
-    return (ptrdiff_t)n;
-}
-
-/* Each piece lies in memory of its own, so that a read past it or after the call shows. */
-static int feed_some(rdbkit_reader *r, source *s) {
-    int status = RDBKIT_MORE;
-    while (status == RDBKIT_MORE && s->left) {
-        size_t n = next_size(s);
-        uint8_t *piece = malloc(n);
-        if (!piece) exit(0);
-        memcpy(piece, s->data, n);
-        status = rdbkit_reader_feed(r, piece, n);
-        memset(piece, 0xdd, n);
-        free(piece);
-        s->data += n;
-        s->left -= n;
-    }
+static int feed_some(rdbkit_reader *r, fuzz_source *s) {
+    const int status = fuzz_feed(s, feed_one, r);
     return status == RDBKIT_MORE ? rdbkit_reader_finish(r) : status;
 }
 
@@ -72,9 +41,9 @@ static void run(const uint8_t options[4], const uint8_t *data, size_t size, int 
     rdbkit_reader *r = rdbkit_reader_new(&ro, &v);
     if (!r) exit(0);
     e.reader = r;
-    source s = {data, size, options[2] | (uint32_t)options[3] << 8};
+    fuzz_source s = {data, size, options[2] | (uint32_t)options[3] << 8};
     if (how == PULL) {
-        rdbkit_input *in = rdbkit_input_new(NULL, read_some, &s);
+        rdbkit_input *in = rdbkit_input_new(NULL, fuzz_read_some, &s);
         if (!in) exit(0);
         o->status = rdbkit_reader_pull(r, in);
         rdbkit_input_free(in);

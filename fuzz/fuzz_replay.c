@@ -271,23 +271,7 @@ static void judge(const state *s, int status) {
 
 /* ---- out and in again ---- */
 
-typedef struct bytes {
-    uint8_t *data;
-    size_t len;
-} bytes;
-
-static int keep(void *ctx, const void *data, size_t len) {
-    bytes *b = ctx;
-    if (b->len + len > (size_t)64 << 20) return -ENOSPC; /* of a bomb of LZF, say */
-    uint8_t *p = realloc(b->data, b->len + len + 1);
-    if (!p) exit(0);
-    memcpy(p + b->len, data, len);
-    b->data = p;
-    b->len += len;
-    return 0;
-}
-
-static int read_rdb(const bytes *b, const rdbkit_reader_options *options, const rdbkit_visitor *v, rdbkit_error *e) {
+static int read_rdb(const fuzz_bytes *b, const rdbkit_reader_options *options, const rdbkit_visitor *v, rdbkit_error *e) {
     rdbkit_reader *r = rdbkit_reader_new(options, v);
     if (!r) exit(0);
     int st = rdbkit_reader_feed(r, b->data, b->len);
@@ -298,7 +282,7 @@ static int read_rdb(const bytes *b, const rdbkit_reader_options *options, const 
 }
 
 /* Write for a target, read it with a deep reader. Returns whether nothing was lost and all was written. */
-static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags, bytes *out) {
+static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags, fuzz_bytes *out) {
     rdbkit_writer_options wo;
     rdbkit_error e;
     rdbkit_writer_options_init(&wo);
@@ -307,7 +291,7 @@ static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags
     wo.reencode = flags & 1;
     wo.no_compress = flags >> 1 & 1;
     wo.aof_base = flags >> 2 & 1;
-    rdbkit_writer *w = rdbkit_writer_new(&wo, keep, out);
+    rdbkit_writer *w = rdbkit_writer_new(&wo, fuzz_keep, out);
     if (!w) exit(0);
     int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_writer_visitor(w)), sound = rdbkit_writer_loss(w, 0) == NULL;
     rdbkit_writer_free(w);
@@ -333,7 +317,7 @@ static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags
 }
 
 /* The same keyspace, from RDB bytes. */
-static void load_rdb(state *to, const bytes *b, const uint8_t o[4], size_t targets) {
+static void load_rdb(state *to, const fuzz_bytes *b, const uint8_t o[4], size_t targets) {
     rdbkit_error e;
     if (!open_keyspace(to, o, targets)) exit(0);
     int st = read_rdb(b, NULL, rdbkit_keyspace_visitor(to->ks), &e);
@@ -342,7 +326,7 @@ static void load_rdb(state *to, const bytes *b, const uint8_t o[4], size_t targe
 }
 
 /* The same keyspace, from the commands that make it. */
-static void load_commands(state *to, int foreign, const bytes *b, const uint8_t o[4], size_t targets) {
+static void load_commands(state *to, int foreign, const fuzz_bytes *b, const uint8_t o[4], size_t targets) {
     if (!open_keyspace(to, o, targets)) exit(0);
     rdbkit_aof *a = rdbkit_aof_new(NULL, rdbkit_keyspace_aof_visitor(to->ks));
     if (!a) exit(0);
@@ -359,7 +343,7 @@ static void load_commands(state *to, int foreign, const bytes *b, const uint8_t 
         fuzz_fail("commands that were written are refused", (long long)to->told[RDBKIT_REPLAY_REFUSED], (long long)to->told[RDBKIT_REPLAY_UNKNOWN]);
 }
 
-static int write_commands(const state *s, const rdbkit_target *target, unsigned flags, bytes *out) {
+static int write_commands(const state *s, const rdbkit_target *target, unsigned flags, fuzz_bytes *out) {
     rdbkit_resp_options ro;
     rdbkit_resp_options_init(&ro);
     ro.target = target;
@@ -367,7 +351,7 @@ static int write_commands(const state *s, const rdbkit_target *target, unsigned 
     ro.restore = flags & 1;
     ro.rewrite = !ro.restore && flags >> 1 & 1;
     ro.batch = flags & 4 ? 3 : 64;
-    rdbkit_resp *w = rdbkit_resp_new(&ro, keep, out);
+    rdbkit_resp *w = rdbkit_resp_new(&ro, fuzz_keep, out);
     if (!w) exit(0);
     int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_resp_visitor(w)), sound = rdbkit_resp_loss(w, 0) == NULL;
     if (st == RDBKIT_DONE) {
@@ -382,7 +366,7 @@ static int write_commands(const state *s, const rdbkit_target *target, unsigned 
 
 /* Hold the keyspace against what comes back of it. how: which way. The copy takes its place if it is the same. */
 static void there_and_back(state *s, unsigned how, const rdbkit_target *target, const uint8_t o[4], size_t targets) {
-    bytes out = {NULL, 0};
+    fuzz_bytes out = {NULL, 0};
     state copy;
     int commands = how & 1, sound;
     sum before, after;
@@ -619,7 +603,7 @@ static int run_program(state *s, const uint8_t o[4], const uint8_t *data, size_t
         unsigned what = next_byte(&p);
         if (what < 252) {
             if (what >= 246 && !(o[0] & STARVE)) { /* leave the values frozen: written and read again */
-                bytes out = {NULL, 0};
+                fuzz_bytes out = {NULL, 0};
                 state copy;
                 if (write_rdb(s, rdbkit_target_find(what & 1 ? "valkey-9" : "redis-8"), what >> 1, &out)) {
                     load_rdb(&copy, &out, o, targets);

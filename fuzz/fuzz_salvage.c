@@ -9,22 +9,6 @@
 
 #include <errno.h>
 
-typedef struct bytes {
-    uint8_t *data;
-    size_t len;
-} bytes;
-
-static int keep(void *ctx, const void *data, size_t len) {
-    bytes *b = ctx;
-    if (b->len + len > (size_t)64 << 20) return -ENOSPC; /* of a bomb of LZF, say */
-    uint8_t *p = realloc(b->data, b->len + len + 1);
-    if (!p) exit(0);
-    memcpy(p + b->len, data, len);
-    b->data = p;
-    b->len += len;
-    return 0;
-}
-
 typedef struct tally {
     uint64_t lost, names;
 } tally;
@@ -41,11 +25,11 @@ static int on_lost(void *ctx, const rdbkit_lost *lost) {
 typedef struct outcome {
     int status, again;
     uint64_t kept, lost, seen;
-    bytes out;
+    fuzz_bytes out;
 } outcome;
 
 /* How many keys a file has; -1 if it is not sound. */
-static int64_t keys_of(const bytes *b) {
+static int64_t keys_of(const fuzz_bytes *b) {
     rdbkit_reader *r = rdbkit_reader_new(NULL, NULL);
     if (!r) exit(0);
     int st = rdbkit_reader_feed(r, b->data, b->len);
@@ -71,7 +55,7 @@ static void salvage(const uint8_t o[4], const uint8_t *data, size_t size, outcom
     ro.ignore_checksum = 1;
     ro.max_item_len = (uint64_t)16 << 20;
     memset(x, 0, sizeof *x);
-    rdbkit_writer *w = rdbkit_writer_new(&wo, keep, &x->out);
+    rdbkit_writer *w = rdbkit_writer_new(&wo, fuzz_keep, &x->out);
     rdbkit_salvage *s = w ? rdbkit_salvage_new(NULL, rdbkit_writer_visitor(w), on_lost, &t) : NULL;
     rdbkit_reader *r = s ? rdbkit_reader_new(&ro, rdbkit_salvage_visitor(s)) : NULL;
     if (!r) exit(0);

@@ -9,29 +9,13 @@
 
 #include <errno.h>
 
-typedef struct bytes {
-    uint8_t *data;
-    size_t len;
-} bytes;
-
-static int keep(void *ctx, const void *data, size_t len) {
-    bytes *b = ctx;
-    if (b->len + len > (size_t)64 << 20) return -ENOSPC; /* of a bomb of LZF, say */
-    uint8_t *p = realloc(b->data, b->len + len + 1);
-    if (!p) exit(0);
-    memcpy(p + b->len, data, len);
-    b->data = p;
-    b->len += len;
-    return 0;
-}
-
 /* Read an input into a writer. Returns the reader's status. */
-static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, bytes *out) {
+static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, fuzz_bytes *out) {
     fuzz_losses told = {{0}, 0};
     rdbkit_writer_options options = *wo;
     options.on_loss = fuzz_on_loss;
     options.on_loss_ctx = &told;
-    rdbkit_writer *w = rdbkit_writer_new(&options, keep, out);
+    rdbkit_writer *w = rdbkit_writer_new(&options, fuzz_keep, out);
     if (!w) exit(0);
     rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_writer_visitor(w));
     if (!r) exit(0);
@@ -64,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     wo.drop_modules = o[1] >> 2 & 1;
     wo.allow_loss = o[1] >> 3 & 1;
 
-    bytes once = {NULL, 0}, twice = {NULL, 0};
+    fuzz_bytes once = {NULL, 0}, twice = {NULL, 0};
     if (convert(data, size, &wo, &once) == RDBKIT_DONE) {
         wo.allow_loss = 0; /* nothing is left to lose */
         int status = convert(once.data, once.len, &wo, &twice);
