@@ -164,7 +164,7 @@ static void same(void) { /* a copy through events and frozen records alike gives
         tout a = {malloc(64), 0, 64, 1}, b = {malloc(64), 0, 64, 1};
         if (!k || k->shape != RDBKIT_STREAM) { free(a.p), free(b.p); continue; }
         K->made = xs_new(&K->env);
-        xs_emit(k->v.p, 1, &K->thaw_visitor);
+        xs_emit(k->v.p, 1, &K->thaw.v);
         rdbkit_visitor va = t_visitor(&a), vb = t_visitor(&b);
         xs_emit(k->v.p, 1, &va), xs_emit(K->made, 1, &vb);
         checks++;
