@@ -96,7 +96,8 @@
 #if defined(__x86_64__) && defined(__GNUC__)
 #define PORT_X86 1
 #include <immintrin.h>
-#elif defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__) && (defined(__linux__) || defined(__APPLE__))
+#elif defined(__aarch64__) && defined(__GNUC__) && !defined(__AARCH64EB__) && \
+    (defined(__linux__) || defined(__APPLE__))
 #define PORT_ARM64 1
 #include <arm_neon.h>
 #if defined(__linux__)
@@ -131,21 +132,15 @@ PORT_INLINE u32 port_le32(const u8 *p) {
     return (u32)p[0] | (u32)p[1] << 8 | (u32)p[2] << 16 | (u32)p[3] << 24;
 }
 
-PORT_INLINE u32 port_le24(const u8 *p) {
-    return (u32)p[0] | (u32)p[1] << 8 | (u32)p[2] << 16;
-}
+PORT_INLINE u32 port_le24(const u8 *p) { return (u32)p[0] | (u32)p[1] << 8 | (u32)p[2] << 16; }
 
-PORT_INLINE u16 port_le16(const u8 *p) {
-    return (u16)(p[0] | p[1] << 8);
-}
+PORT_INLINE u16 port_le16(const u8 *p) { return (u16)(p[0] | p[1] << 8); }
 
 PORT_INLINE u32 port_be32(const u8 *p) {
     return (u32)p[0] << 24 | (u32)p[1] << 16 | (u32)p[2] << 8 | (u32)p[3];
 }
 
-PORT_INLINE u64 port_be64(const u8 *p) {
-    return (u64)port_be32(p) << 32 | port_be32(p + 4);
-}
+PORT_INLINE u64 port_be64(const u8 *p) { return (u64)port_be32(p) << 32 | port_be32(p + 4); }
 
 PORT_INLINE void port_put_le64(u8 *p, u64 v) {
     for (int i = 0; i < 8; i++) p[i] = (u8)(v >> (8 * i));
@@ -191,9 +186,7 @@ PORT_INLINE u64 port_mul128(u64 a, u64 b, u64 *hi) {
 #endif
 }
 
-static PORT_NOINLINE void port_copy_long(u8 *dst, const u8 *src, size_t len) {
-    memcpy(dst, src, len);
-}
+static PORT_NOINLINE void port_copy_long(u8 *dst, const u8 *src, size_t len) { memcpy(dst, src, len); }
 
 /* Copy a slice that is mostly short: overlapping fixed-size moves instead of a call, and not one byte is
  * read outside of [src, src + len). */
@@ -222,7 +215,8 @@ PORT_INLINE void port_copy(void *dst, const void *src, size_t len) {
 
 /* 128 bits of hash, by multiplying. Not proof against an enemy: what it says has to be confirmed by comparing. */
 PORT_INLINE void port_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
-    static const u64 k[] = {0xa0761d6478bd642fULL, 0xe7037ed1a0b428dbULL, 0x8ebc6af09c88c6e3ULL, 0x589965cc75374cc3ULL};
+    static const u64 k[] = {0xa0761d6478bd642fULL, 0xe7037ed1a0b428dbULL, 0x8ebc6af09c88c6e3ULL,
+                            0x589965cc75374cc3ULL};
     const u8 *p = (const u8 *)s.data;
     size_t n = s.len;
     u64 x = (seed + 1) * k[0], y = (u64)n * k[1], lo = 0, hi = 0, h;
@@ -231,12 +225,9 @@ PORT_INLINE void port_hash(u64 seed, rdbkit_str s, u64 *a, u64 *b) {
         x = l ^ h;
         y += port_le64(p + 8) ^ h;
     }
-    if (n >= 8)
-        lo = port_le64(p), hi = port_le64(p + n - 8);
-    else if (n >= 4)
-        lo = port_le32(p), hi = port_le32(p + n - 4);
-    else if (n)
-        lo = (u64)p[0] << 16 | (u64)p[n / 2] << 8 | p[n - 1];
+    if (n >= 8) lo = port_le64(p), hi = port_le64(p + n - 8);
+    else if (n >= 4) lo = port_le32(p), hi = port_le32(p + n - 4);
+    else if (n) lo = (u64)p[0] << 16 | (u64)p[n / 2] << 8 | p[n - 1];
     u64 l = port_mul128(lo ^ k[2] ^ x, hi ^ k[3] ^ y, &h), h2;
     l = port_mul128(l ^ k[0], h ^ k[1], &h2);
     *a = l ^ h2;
@@ -274,9 +265,7 @@ static void mem_std_free(void *ctx, void *ptr, size_t size) {
 
 static const rdbkit_allocator mem_std = {mem_std_alloc, mem_std_realloc, mem_std_free, NULL};
 
-static rdbkit_allocator mem_or_std(const rdbkit_allocator *a) {
-    return a ? *a : mem_std;
-}
+static rdbkit_allocator mem_or_std(const rdbkit_allocator *a) { return a ? *a : mem_std; }
 
 /* A zeroed handle; its allocator is the caller's to keep. */
 static void *mem_new(const rdbkit_allocator *a, size_t size) {
@@ -375,9 +364,7 @@ static const rdbkit_type fmt_types[] = {FMT_TYPES(FMT_ROW)};
 _Static_assert(sizeof fmt_types / sizeof fmt_types[0] == FMT_TYPE_N, "one row per type");
 
 /* The enum value of a row. */
-PORT_INLINE enum fmt_type fmt_id(const rdbkit_type *t) {
-    return (enum fmt_type)(t - fmt_types);
-}
+PORT_INLINE enum fmt_type fmt_id(const rdbkit_type *t) { return (enum fmt_type)(t - fmt_types); }
 
 static const rdbkit_type *fmt_type_find(unsigned lineage, int number) {
     for (size_t i = 0; i < FMT_TYPE_N; i++)
@@ -387,21 +374,21 @@ static const rdbkit_type *fmt_type_find(unsigned lineage, int number) {
 
 /* Opcodes stand where a type byte may. 107 and 121 are Redis Enterprise's, a length each, with no meaning
  * outside of it. */
-#define FMT_OPCODES(X)               \
-    X(RAM_LRU, 107, FMT_R)           \
-    X(SLOT_NUM, 121, FMT_R)          \
-    X(SLOT_IMPORT, 243, FMT_V)       \
-    X(SLOT_INFO, 244, FMT_RV)        \
-    X(FUNCTION2, 245, FMT_RV)        \
-    X(FUNCTION_PRE_GA, 246, FMT_RV)  \
-    X(MODULE_AUX, 247, FMT_RV)       \
-    X(IDLE, 248, FMT_RV)             \
-    X(FREQ, 249, FMT_RV)             \
-    X(AUX, 250, FMT_RV)              \
-    X(RESIZEDB, 251, FMT_RV)         \
-    X(EXPIRETIME_MS, 252, FMT_RV)    \
-    X(EXPIRETIME, 253, FMT_RV)       \
-    X(SELECTDB, 254, FMT_RV)         \
+#define FMT_OPCODES(X)              \
+    X(RAM_LRU, 107, FMT_R)          \
+    X(SLOT_NUM, 121, FMT_R)         \
+    X(SLOT_IMPORT, 243, FMT_V)      \
+    X(SLOT_INFO, 244, FMT_RV)       \
+    X(FUNCTION2, 245, FMT_RV)       \
+    X(FUNCTION_PRE_GA, 246, FMT_RV) \
+    X(MODULE_AUX, 247, FMT_RV)      \
+    X(IDLE, 248, FMT_RV)            \
+    X(FREQ, 249, FMT_RV)            \
+    X(AUX, 250, FMT_RV)             \
+    X(RESIZEDB, 251, FMT_RV)        \
+    X(EXPIRETIME_MS, 252, FMT_RV)   \
+    X(EXPIRETIME, 253, FMT_RV)      \
+    X(SELECTDB, 254, FMT_RV)        \
     X(EOF, 255, FMT_RV)
 
 #define FMT_OPCODE_ENUM(sym, number, lin) FMT_OP_##sym = number,
@@ -482,10 +469,12 @@ static const struct {
     const char *name;
     const char *target;
 } fmt_aliases[] = {
-    {"redis-4", "redis-4.0"},    {"redis-5", "redis-5.0"},    {"redis-6", "redis-6.2"},  {"redis-7", "redis-7.4"},
-    {"redis-8", "redis-8.0"},    {"valkey-7", "valkey-7.2"},  {"valkey-8", "valkey-8.1"}, {"valkey-9.0", "valkey-9"},
-    {"valkey-9.1", "valkey-9"},  {"redis-8.2", "redis-8.0"},  {"redis-8.4", "redis-8.0"}, {"rdb-8", "redis-4.0"},
-    {"rdb-9", "redis-6.2"},      {"rdb-10", "redis-7.0"},     {"rdb-11", "redis-7.2"},   {"rdb-12", "redis-8.0"},
+    {"redis-4", "redis-4.0"},   {"redis-5", "redis-5.0"},   {"redis-6", "redis-6.2"},
+    {"redis-7", "redis-7.4"},   {"redis-8", "redis-8.0"},   {"valkey-7", "valkey-7.2"},
+    {"valkey-8", "valkey-8.1"}, {"valkey-9.0", "valkey-9"}, {"valkey-9.1", "valkey-9"},
+    {"redis-8.2", "redis-8.0"}, {"redis-8.4", "redis-8.0"}, {"rdb-8", "redis-4.0"},
+    {"rdb-9", "redis-6.2"},     {"rdb-10", "redis-7.0"},    {"rdb-11", "redis-7.2"},
+    {"rdb-12", "redis-8.0"},
 };
 
 #define FMT_TARGET_N (sizeof fmt_targets / sizeof fmt_targets[0])
@@ -535,12 +524,9 @@ static void err_add_quoted(char *text, size_t size, const void *data, size_t len
     err_add(text, size, "\"");
     for (size_t i = 0; i < len; i++) {
         const char *at = p[i] ? strchr(plain, p[i]) : NULL;
-        if (at)
-            err_add(text, size, "\\%c", named[at - plain]);
-        else if (p[i] >= 32 && p[i] < 127)
-            err_add(text, size, "%c", p[i]);
-        else
-            err_add(text, size, "\\x%02x", p[i]);
+        if (at) err_add(text, size, "\\%c", named[at - plain]);
+        else if (p[i] >= 32 && p[i] < 127) err_add(text, size, "%c", p[i]);
+        else err_add(text, size, "\\x%02x", p[i]);
     }
     err_add(text, size, "\"");
 }
@@ -551,28 +537,29 @@ static void err_add_key(rdbkit_error *e) {
     size_t n = e->key_len < sizeof e->key ? (size_t)e->key_len : sizeof e->key;
     err_add(e->message, sizeof e->message, "; key ");
     err_add_quoted(e->message, sizeof e->message, e->key, n);
-    if (e->key_len > n) err_add(e->message, sizeof e->message, "... (%llu bytes)", (unsigned long long)e->key_len);
+    if (e->key_len > n)
+        err_add(e->message, sizeof e->message, "... (%llu bytes)", (unsigned long long)e->key_len);
     err_add(e->message, sizeof e->message, " db %llu", (unsigned long long)e->db);
 }
 
-#define ERR_STATUS(X)                                  \
-    X(OK, "no error")                                  \
-    X(MORE, "more input wanted")                       \
-    X(DONE, "done")                                    \
-    X(SKIP_KEY, "skip this key")                       \
-    X(TAKE_RAW, "take this value raw")                 \
-    X(TAKE_RAW_WIDE, "take this value raw, wide")      \
-    X(TAKE_RAW_NARROW, "take this value raw, narrow")  \
-    X(TAKE_UNCHECKED, "take this value unchecked")     \
-    X(ERR_NOMEM, "out of memory")                      \
-    X(ERR_IO, "cannot read or write")                  \
-    X(ERR_DAMAGED, "damaged input")                    \
-    X(ERR_TRUNCATED, "truncated input")                \
-    X(ERR_UNSUPPORTED, "unsupported version or type")  \
-    X(ERR_CHECKSUM, "wrong checksum")                  \
-    X(ERR_LIMIT, "limit passed")                       \
-    X(ERR_LOSS, "the target cannot hold the data")     \
-    X(ERR_STOPPED, "stopped by a callback")            \
+#define ERR_STATUS(X)                                 \
+    X(OK, "no error")                                 \
+    X(MORE, "more input wanted")                      \
+    X(DONE, "done")                                   \
+    X(SKIP_KEY, "skip this key")                      \
+    X(TAKE_RAW, "take this value raw")                \
+    X(TAKE_RAW_WIDE, "take this value raw, wide")     \
+    X(TAKE_RAW_NARROW, "take this value raw, narrow") \
+    X(TAKE_UNCHECKED, "take this value unchecked")    \
+    X(ERR_NOMEM, "out of memory")                     \
+    X(ERR_IO, "cannot read or write")                 \
+    X(ERR_DAMAGED, "damaged input")                   \
+    X(ERR_TRUNCATED, "truncated input")               \
+    X(ERR_UNSUPPORTED, "unsupported version or type") \
+    X(ERR_CHECKSUM, "wrong checksum")                 \
+    X(ERR_LIMIT, "limit passed")                      \
+    X(ERR_LOSS, "the target cannot hold the data")    \
+    X(ERR_STOPPED, "stopped by a callback")           \
     X(ERR_USAGE, "wrong use of a function")
 
 /* ==== [05] crc_ : CRC64 ====
@@ -583,6 +570,7 @@ static void err_add_key(rdbkit_error *e) {
 
 /* Tables for slicing by 8: row k holds the CRC of a byte followed by k zero bytes. A CRC is linear, so an entry
  * is the sum of those of its bits, which are the eight constants of each row. */
+/* clang-format off */
 #define CRC_BIT(i, b, c) (((i) >> (b) & 1) ? (c) : 0)
 #define CRC_1(i, a, b, c, d, e, f, g, h)                                                                 \
     (CRC_BIT(i, 0, a) ^ CRC_BIT(i, 1, b) ^ CRC_BIT(i, 2, c) ^ CRC_BIT(i, 3, d) ^ CRC_BIT(i, 4, e) ^       \
@@ -593,6 +581,7 @@ static void err_add_key(rdbkit_error *e) {
     CRC_16(i, __VA_ARGS__), CRC_16(i + 16, __VA_ARGS__), CRC_16(i + 32, __VA_ARGS__), CRC_16(i + 48, __VA_ARGS__)
 #define CRC_ROW(...) \
     {CRC_64(0, __VA_ARGS__), CRC_64(64, __VA_ARGS__), CRC_64(128, __VA_ARGS__), CRC_64(192, __VA_ARGS__)}
+/* clang-format on */
 
 static const u64 crc_table[8][256] = {
     CRC_ROW(0x7ad870c830358979, 0xf5b0e190606b12f2, 0xc038e5739841b68f, 0xab28ecb46814fe75,
@@ -657,9 +646,7 @@ __attribute__((target("pclmul,sse2"))) static u64 crc_update_x86(u64 crc, const 
     return crc_update_table(crc_update_table(0, last[0], 16), p, len);
 }
 
-static int crc_have_fold(void) {
-    return __builtin_cpu_supports("pclmul");
-}
+static int crc_have_fold(void) { return __builtin_cpu_supports("pclmul"); }
 #define CRC_FOLD crc_update_x86
 
 #elif defined(PORT_ARM64)
@@ -801,9 +788,10 @@ static int lzf_check(const u8 *in, size_t clen, size_t ulen) {
 #define NUM_INT_MAX 20    /* digits and sign of any 64-bit integer */
 #define NUM_DOUBLE_MAX 32 /* bytes that num_double may write */
 
-static const char num_pairs[201] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-                                   "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-                                   "8081828384858687888990919293949596979899";
+static const char num_pairs[201] =
+    "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+    "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+    "8081828384858687888990919293949596979899";
 
 /* Decimal digits of v. */
 PORT_INLINE int num_digits(u64 v) {
@@ -833,10 +821,8 @@ PORT_INLINE u8 *num_u64(u8 *out, u64 v) {
         memcpy(p, num_pairs + 2 * (v % 100), 2);
         v /= 100;
     }
-    if (v >= 10)
-        memcpy(p - 2, num_pairs + 2 * v, 2);
-    else
-        p[-1] = (u8)('0' + v);
+    if (v >= 10) memcpy(p - 2, num_pairs + 2 * v, 2);
+    else p[-1] = (u8)('0' + v);
     return end;
 }
 
@@ -866,9 +852,7 @@ static int num_parse_i64(const void *text, size_t len, i64 *v) {
 }
 
 /* Floor of log2(10^e) for |e| < 1650. Right shifts of negatives are arithmetic on every compiler we meet. */
-PORT_INLINE int num_log2_pow10(int e) {
-    return (e * 1741647) >> 19;
-}
+PORT_INLINE int num_log2_pow10(int e) { return (e * 1741647) >> 19; }
 
 /* 10^(27 i) for i = -13 .. 12, the first 192 bits, rounded down. Made with Python's integers:
  * 10**k shifted so that it has 192 bits. */
@@ -901,12 +885,14 @@ static const u64 num_pow27[26][3] = {
     {0x9e19db92b4e31ba9, 0x6c07a2c26a8346d1, 0x4944d9f52cd0dec2},
 };
 
+/* clang-format off */
 static const u64 num_pow5[28] = {
     1, 5, 25, 125, 625, 3125, 15625, 78125, 390625, 1953125, 9765625, 48828125, 244140625, 1220703125,
     6103515625, 30517578125, 152587890625, 762939453125, 3814697265625, 19073486328125, 95367431640625,
     476837158203125, 2384185791015625, 11920928955078125, 59604644775390625, 298023223876953125,
     1490116119384765625, 7450580596923828125,
 };
+/* clang-format on */
 
 #define NUM_POW10_MIN (-351)
 #define NUM_POW10_MAX 324
@@ -930,12 +916,9 @@ static num_u128 num_pow10(int k, int up) {
     /* 256 bits w3 w2 w1 l0, of which the first set bit is in w3, or in w2 when f is 1 */
     int s = w3 ? port_clz64(w3) : 0;
     num_u128 r;
-    if (!w3)
-        r.hi = w2, r.lo = w1;
-    else if (s)
-        r.hi = w3 << s | w2 >> (64 - s), r.lo = w2 << s | w1 >> (64 - s);
-    else
-        r.hi = w3, r.lo = w2;
+    if (!w3) r.hi = w2, r.lo = w1;
+    else if (s) r.hi = w3 << s | w2 >> (64 - s), r.lo = w2 << s | w1 >> (64 - s);
+    else r.hi = w3, r.lo = w2;
     if (up && (k < 0 || k > 55)) r.hi += ++r.lo == 0;
     return r;
 }
@@ -1136,10 +1119,8 @@ static int num_scan(const u8 *p, const u8 *end, num_decimal *d) {
         seen = 1;
         after += point;
         if (n == 0 && *p == '0') continue; /* zeros between the point and the first digit */
-        if (n++ < 19)
-            d->head = d->head * 10 + (u64)(*p - '0');
-        else
-            d->tail++, d->cut |= *p != '0';
+        if (n++ < 19) d->head = d->head * 10 + (u64)(*p - '0');
+        else d->tail++, d->cut |= *p != '0';
     }
     d->len = (size_t)(p - d->digits);
     d->exp10 = d->tail - after;
@@ -1259,8 +1240,10 @@ PORT_INLINE rdbkit_str pk_text(const pk_item *it, u8 *num) {
 static int lp_open(pk_cursor *c, const u8 *blob, size_t len) {
     pk_start(c, blob);
     if (len < LP_HDR_LEN + 1) return pk_fail(c, blob, "listpack of %llu bytes, at least 7 wanted", len, 0);
-    if (port_le32(blob) != len) return pk_fail(c, blob, "listpack says %llu bytes, has %llu", port_le32(blob), len);
-    if (blob[len - 1] != 0xff) return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
+    if (port_le32(blob) != len)
+        return pk_fail(c, blob, "listpack says %llu bytes, has %llu", port_le32(blob), len);
+    if (blob[len - 1] != 0xff)
+        return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
     c->stated = port_le16(blob + 4);
     c->p = blob + LP_HDR_LEN;
     c->end = blob + len - 1;
@@ -1302,7 +1285,9 @@ static PORT_NOINLINE int lp_bad_back(pk_cursor *c, u64 n) {
     const u8 *p = c->p + n;
     u64 says = 0;
     for (int i = 0; i < 5 && p + i < c->end && (i == 0 || (p[i] & 128)); i++) says = says << 7 | (p[i] & 127);
-    if (says == n) return pk_fail(c, c->p, "back-length of an entry of %llu bytes is not written in the shortest way", n, 0);
+    if (says == n)
+        return pk_fail(c, c->p, "back-length of an entry of %llu bytes is not written in the shortest way", n,
+                       0);
     return pk_fail(c, c->p, "back-length says %llu, entry takes %llu", says, n);
 }
 
@@ -1342,7 +1327,8 @@ PORT_INLINE int lp_next(pk_cursor *c, pk_item *it) {
     } else {
         int w = lp_back_len(p + n, c->end, n);
         if (!w) return lp_bad_back(c, n);
-        if (PORT_UNLIKELY(n == 16383 || n == 2097151 || n == 268435455)) c->forms |= w == lp_back_width(n, 0) ? 1 : 2;
+        if (PORT_UNLIKELY(n == 16383 || n == 2097151 || n == 268435455))
+            c->forms |= w == lp_back_width(n, 0) ? 1 : 2;
         n += (u64)w;
     }
     c->p = p + n;
@@ -1384,8 +1370,10 @@ static int lp_rewrite(const rdbkit_allocator *mem, const u8 *blob, size_t len, i
 static int zl_open(pk_cursor *c, const u8 *blob, size_t len) {
     pk_start(c, blob);
     if (len < ZL_HDR_LEN + 1) return pk_fail(c, blob, "ziplist of %llu bytes, at least 11 wanted", len, 0);
-    if (port_le32(blob) != len) return pk_fail(c, blob, "ziplist says %llu bytes, has %llu", port_le32(blob), len);
-    if (blob[len - 1] != 0xff) return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
+    if (port_le32(blob) != len)
+        return pk_fail(c, blob, "ziplist says %llu bytes, has %llu", port_le32(blob), len);
+    if (blob[len - 1] != 0xff)
+        return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
     c->stated = port_le16(blob + 8);
     c->p = blob + ZL_HDR_LEN;
     c->end = blob + len - 1;
@@ -1395,7 +1383,8 @@ static int zl_open(pk_cursor *c, const u8 *blob, size_t len) {
 static int zl_finish(pk_cursor *c) {
     u64 last = c->n ? (u64)(c->p - c->base) - c->prev_len : ZL_HDR_LEN;
     if (port_le32(c->base + 4) != last)
-        return pk_fail(c, c->base + 4, "last entry said to be at %llu, is at %llu", port_le32(c->base + 4), last);
+        return pk_fail(c, c->base + 4, "last entry said to be at %llu, is at %llu", port_le32(c->base + 4),
+                       last);
     return pk_finish(c);
 }
 
@@ -1462,7 +1451,8 @@ static int zl_next(pk_cursor *c, pk_item *it) {
 static int zm_open(pk_cursor *c, const u8 *blob, size_t len) {
     pk_start(c, blob);
     if (len < 2) return pk_fail(c, blob, "zipmap of %llu bytes, at least 2 wanted", len, 0);
-    if (blob[len - 1] != 0xff) return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
+    if (blob[len - 1] != 0xff)
+        return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
     c->stated = blob[0] >= 254 ? PK_COUNT_UNKNOWN : 2 * (u64)blob[0];
     c->p = blob + 1;
     c->end = blob + len - 1;
@@ -1506,9 +1496,11 @@ static int ist_open(pk_cursor *c, const u8 *blob, size_t len) {
     pk_start(c, blob);
     if (len < IST_HDR_LEN) return pk_fail(c, blob, "intset of %llu bytes, at least 8 wanted", len, 0);
     u64 width = port_le32(blob), count = port_le32(blob + 4);
-    if (width != 2 && width != 4 && width != 8) return pk_fail(c, blob, "width %llu, wanted 2, 4 or 8", width, 0);
+    if (width != 2 && width != 4 && width != 8)
+        return pk_fail(c, blob, "width %llu, wanted 2, 4 or 8", width, 0);
     if (count * width != len - IST_HDR_LEN)
-        return pk_fail(c, blob + 4, "%llu integers said to be there, %llu bytes are", count, len - IST_HDR_LEN);
+        return pk_fail(c, blob + 4, "%llu integers said to be there, %llu bytes are", count,
+                       len - IST_HDR_LEN);
     if (count == 0) return pk_fail(c, blob + 4, "empty intset, which no server loads", 0, 0);
     c->stated = count;
     c->prev_len = width;
@@ -1530,10 +1522,10 @@ static int ist_next(pk_cursor *c, pk_item *it) {
 
 /* ==== [13] blob_ : any packed blob by its kind ==== */
 
-#define BLOB_KINDS(X)      \
-    X(LISTPACK, lp)        \
-    X(ZIPLIST, zl)         \
-    X(ZIPMAP, zm)          \
+#define BLOB_KINDS(X) \
+    X(LISTPACK, lp)   \
+    X(ZIPLIST, zl)    \
+    X(ZIPMAP, zm)     \
     X(INTSET, ist)
 
 #define BLOB_ENUM(sym, room) BLOB_##sym,
@@ -1633,7 +1625,8 @@ static int strm_node_open(strm_node *n, rdbkit_stream_id key, const u8 *blob, si
     if (lp_open(&n->lp, blob, len)) return PK_BAD;
     const u8 *at = n->lp.p;
     if (strm_int(&n->lp, &count) || strm_int(&n->lp, &deleted) || strm_int(&n->lp, &fields)) return PK_BAD;
-    if (count < 0 || deleted < 0 || fields < 0) return pk_fail(&n->lp, at, "negative count in the master entry", 0, 0);
+    if (count < 0 || deleted < 0 || fields < 0)
+        return pk_fail(&n->lp, at, "negative count in the master entry", 0, 0);
     n->count = (u64)count, n->deleted = (u64)deleted, n->master_fields = (u64)fields;
     n->fields = n->lp;
     for (u64 i = 0; i < n->master_fields; i++)
@@ -1672,7 +1665,8 @@ static int strm_field(strm_node *n, strm_entry *e, pk_item *field, pk_item *valu
 static int strm_skip_fields(strm_node *n, const strm_entry *e) {
     pk_item it;
     u64 left = e->flags & STRM_SAME_FIELDS ? e->fields : 2 * e->fields;
-    if (e->fields > (u64)(n->lp.end - n->lp.p)) return pk_fail(&n->lp, e->at, "entry of %llu fields", e->fields, 0);
+    if (e->fields > (u64)(n->lp.end - n->lp.p))
+        return pk_fail(&n->lp, e->at, "entry of %llu fields", e->fields, 0);
     while (left--)
         if (strm_str(&n->lp, &it)) return PK_BAD;
     return PK_ITEM;
@@ -1682,7 +1676,8 @@ static int strm_entry_end(strm_node *n, const strm_entry *e) {
     i64 says;
     u64 is = e->flags & STRM_SAME_FIELDS ? e->fields + 3 : 2 * e->fields + 4;
     if (strm_int(&n->lp, &says)) return PK_BAD;
-    if ((u64)says != is) return pk_fail(&n->lp, e->at, "entry count says %llu, entry has %llu", (u64)says, is);
+    if ((u64)says != is)
+        return pk_fail(&n->lp, e->at, "entry count says %llu, entry has %llu", (u64)says, is);
     return PK_ITEM;
 }
 
@@ -1693,7 +1688,8 @@ typedef struct strm_summary {
     int sorted;                   /* IDs ascend, from the node's key on */
 } strm_summary;
 
-static int strm_node_check(strm_node *n, rdbkit_stream_id key, const u8 *blob, size_t len, strm_summary *sum) {
+static int strm_node_check(strm_node *n, rdbkit_stream_id key, const u8 *blob, size_t len,
+                           strm_summary *sum) {
     strm_entry e;
     memset(sum, 0, sizeof *sum);
     sum->sorted = 1;
@@ -1758,10 +1754,8 @@ static strm_pending *strm_pending_find(strm_pending *list, size_t n, size_t *hin
             *hint = mid + 1;
             return &list[mid];
         }
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (c < 0) lo = mid + 1;
+        else hi = mid;
     }
     return NULL;
 }
@@ -1792,9 +1786,7 @@ struct rdbkit_input {
     int started, at_end, gzip, member_open, status, sys_errno;
 };
 
-static ptrdiff_t in_read_fd(void *ctx, void *buf, size_t size) {
-    return port_read(*(int *)ctx, buf, size);
-}
+static ptrdiff_t in_read_fd(void *ctx, void *buf, size_t size) { return port_read(*(int *)ctx, buf, size); }
 
 static int in_fail(rdbkit_input *in, int status, int sys_errno) {
     in->sys_errno = sys_errno;
@@ -1811,7 +1803,8 @@ static int in_fill(rdbkit_input *in) {
         in->at_end = in->raw_len == 0;
         return 0;
     }
-    if (!in->block && !(in->block = in->mem.alloc(in->mem.ctx, 1 + IN_BLOCK))) return in_fail(in, RDBKIT_ERR_NOMEM, 0);
+    if (!in->block && !(in->block = in->mem.alloc(in->mem.ctx, 1 + IN_BLOCK)))
+        return in_fail(in, RDBKIT_ERR_NOMEM, 0);
     ptrdiff_t n = in->read(in->ctx, in->block + 1, IN_BLOCK);
     if (n < 0 || (size_t)n > IN_BLOCK) return in_fail(in, RDBKIT_ERR_IO, n < 0 ? (int)-n : EIO);
     in->raw = in->block + 1;
@@ -1840,7 +1833,8 @@ static void in_z_free(voidpf ctx, voidpf ptr) {
 
 static int in_gzip_start(rdbkit_input *in) {
     in->z.zalloc = in_z_alloc, in->z.zfree = in_z_free, in->z.opaque = in;
-    if (!in->plain && !(in->plain = in->mem.alloc(in->mem.ctx, IN_BLOCK))) return in_fail(in, RDBKIT_ERR_NOMEM, 0);
+    if (!in->plain && !(in->plain = in->mem.alloc(in->mem.ctx, IN_BLOCK)))
+        return in_fail(in, RDBKIT_ERR_NOMEM, 0);
     int st = in->gzip ? inflateReset(&in->z) : inflateInit2(&in->z, 15 + 16);
     if (st != Z_OK) return in_fail(in, RDBKIT_ERR_NOMEM, 0);
     in->gzip = in->member_open = 1;
@@ -1878,8 +1872,7 @@ static int in_gzip_next(rdbkit_input *in, const u8 **data, size_t *len) {
         int st = inflate(&in->z, Z_NO_FLUSH);
         in->raw += in->raw_len - in->z.avail_in;
         in->raw_len = in->z.avail_in;
-        if (st == Z_STREAM_END)
-            in->member_open = 0;
+        if (st == Z_STREAM_END) in->member_open = 0;
         else if (st != Z_OK && st != Z_BUF_ERROR)
             return in_fail(in, st == Z_MEM_ERROR ? RDBKIT_ERR_NOMEM : RDBKIT_ERR_DAMAGED, 0);
     }
@@ -1905,9 +1898,7 @@ static int in_next(rdbkit_input *in, const u8 **data, size_t *len) {
 }
 
 /* Hand back bytes that in_next gave; they are what it gives next. */
-static void in_unread(rdbkit_input *in, const u8 *data, size_t len) {
-    in->rest = data, in->rest_len = len;
-}
+static void in_unread(rdbkit_input *in, const u8 *data, size_t len) { in->rest = data, in->rest_len = len; }
 
 static rdbkit_input *in_new(const rdbkit_allocator *allocator) {
     rdbkit_allocator mem = mem_or_std(allocator);
@@ -1960,16 +1951,25 @@ typedef struct rd_walk_state {
         const char *body;
         u64 left;
     } loop[RD_WALK_DEPTH];
-    int module;                   /* inside module values */
+    int module;                    /* inside module values */
     int (*after)(rdbkit_reader *); /* when it is complete */
 } rd_walk_state;
 
-enum rd_stream_phase { RD_S_START, RD_S_NODES, RD_S_META, RD_S_GROUP, RD_S_PENDING, RD_S_CONSUMERS, RD_S_CONSUMER, RD_S_OWNED };
+enum rd_stream_phase {
+    RD_S_START,
+    RD_S_NODES,
+    RD_S_META,
+    RD_S_GROUP,
+    RD_S_PENDING,
+    RD_S_CONSUMERS,
+    RD_S_CONSUMER,
+    RD_S_OWNED
+};
 
 typedef struct rd_stream_state {
     enum rd_stream_phase phase;
     u64 nodes, groups, consumers, left;
-    u64 live;                    /* entries seen */
+    u64 live;                     /* entries seen */
     rdbkit_stream_id first, last; /* live entries seen */
     rdbkit_stream_id node_key;
     int any_node, any_live;
@@ -1994,7 +1994,7 @@ struct rdbkit_reader {
     mem_buf carry;
 
     enum rd_state state;
-    int status; /* RDBKIT_OK, RDBKIT_DONE, or the error */
+    int status;   /* RDBKIT_OK, RDBKIT_DONE, or the error */
     int verified; /* the checksum was there, and right */
     u64 keys;
     char module[10];
@@ -2031,9 +2031,7 @@ static const rdbkit_visitor rd_mute = {0};
 
 /* ---- errors and positions ---- */
 
-PORT_INLINE u64 rd_off(const rdbkit_reader *r, const u8 *at) {
-    return r->base_off + (u64)(at - r->base);
-}
+PORT_INLINE u64 rd_off(const rdbkit_reader *r, const u8 *at) { return r->base_off + (u64)(at - r->base); }
 
 static void rd_error_start(rdbkit_reader *r, int code, u64 off) {
     rdbkit_error *e = &r->error;
@@ -2060,7 +2058,8 @@ static void rd_vfail(rdbkit_reader *r, int code, u64 off, const char *fmt, va_li
 }
 
 /* The item at `at` in the window cannot be accepted. */
-static PORT_NOINLINE int PORT_PRINTF(4, 5) rd_fail(rdbkit_reader *r, int code, const u8 *at, const char *fmt, ...) {
+static PORT_NOINLINE int PORT_PRINTF(4, 5)
+    rd_fail(rdbkit_reader *r, int code, const u8 *at, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     rd_vfail(r, code, rd_off(r, at), fmt, ap);
@@ -2069,7 +2068,8 @@ static PORT_NOINLINE int PORT_PRINTF(4, 5) rd_fail(rdbkit_reader *r, int code, c
 }
 
 /* The same for an item that the window has left already. */
-static PORT_NOINLINE int PORT_PRINTF(4, 5) rd_fail_off(rdbkit_reader *r, int code, u64 off, const char *fmt, ...) {
+static PORT_NOINLINE int PORT_PRINTF(4, 5)
+    rd_fail_off(rdbkit_reader *r, int code, u64 off, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     rd_vfail(r, code, off, fmt, ap);
@@ -2077,9 +2077,7 @@ static PORT_NOINLINE int PORT_PRINTF(4, 5) rd_fail_off(rdbkit_reader *r, int cod
     return code;
 }
 
-static int rd_nomem(rdbkit_reader *r) {
-    return rd_fail(r, RDBKIT_ERR_NOMEM, r->p, "out of memory");
-}
+static int rd_nomem(rdbkit_reader *r) { return rd_fail(r, RDBKIT_ERR_NOMEM, r->p, "out of memory"); }
 
 /* A packed blob that begins at `at` in the file is damaged. */
 static PORT_NOINLINE int rd_fail_blob(rdbkit_reader *r, const u8 *at, const pk_cursor *c) {
@@ -2092,7 +2090,8 @@ static PORT_NOINLINE int rd_fail_blob(rdbkit_reader *r, const u8 *at, const pk_c
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 #endif
-    err_add(e->message, sizeof e->message, c->bad, (unsigned long long)c->bad_a, (unsigned long long)c->bad_b);
+    err_add(e->message, sizeof e->message, c->bad, (unsigned long long)c->bad_a,
+            (unsigned long long)c->bad_b);
 #if defined(__GNUC__)
 #pragma GCC diagnostic pop
 #endif
@@ -2144,8 +2143,8 @@ PORT_INLINE int rd_len(rdbkit_reader *r, const u8 **pp, u64 *v) {
 static int rd_limit(rdbkit_reader *r, const u8 *at, u64 len) {
     u64 max = r->opt.max_item_len;
     if (max && len > max)
-        return rd_fail(r, RDBKIT_ERR_LIMIT, at, "string of %llu bytes, the limit is %llu", (unsigned long long)len,
-                       (unsigned long long)max);
+        return rd_fail(r, RDBKIT_ERR_LIMIT, at, "string of %llu bytes, the limit is %llu",
+                       (unsigned long long)len, (unsigned long long)max);
     if (len > SIZE_MAX / 2 - LZF_SLACK)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "string of %llu bytes, more than memory can address",
                        (unsigned long long)len);
@@ -2160,8 +2159,8 @@ static int rd_str_lzf(rdbkit_reader *r, const u8 **pp, int which, rdbkit_str *s)
     if ((st = rd_len(r, &p, &clen)) || (st = rd_len(r, &p, &ulen))) return st;
     if ((st = rd_limit(r, at, clen)) || (st = rd_limit(r, at, ulen))) return st;
     if (ulen / LZF_MAX_RATIO > clen)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "%llu compressed bytes said to hold %llu", (unsigned long long)clen,
-                       (unsigned long long)ulen);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "%llu compressed bytes said to hold %llu",
+                       (unsigned long long)clen, (unsigned long long)ulen);
     if (clen > (u64)(r->end - p)) return rd_need(r, at, (u64)(p - at) + clen);
     mem_buf *b = &r->scratch[which];
     b->len = 0;
@@ -2182,9 +2181,12 @@ static PORT_NOINLINE int rd_str_slow(rdbkit_reader *r, const u8 **pp, int which,
     if (*p >= 0xc0) {
         size_t room = (size_t)(r->end - p), n = *p == 0xc0 ? 2 : *p == 0xc1 ? 3 : *p == 0xc2 ? 5 : 0;
         if (*p == 0xc3) return rd_str_lzf(r, pp, which, s);
-        if (n == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "string encoding 0x%02x, 0xc0 to 0xc3 wanted", *p);
+        if (n == 0)
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "string encoding 0x%02x, 0xc0 to 0xc3 wanted", *p);
         if (room < n) return rd_need(r, at, n);
-        i64 v = n == 2 ? port_sign(p[1], 8) : n == 3 ? port_sign(port_le16(p + 1), 16) : port_sign(port_le32(p + 1), 32);
+        i64 v = n == 2   ? port_sign(p[1], 8)
+                : n == 3 ? port_sign(port_le16(p + 1), 16)
+                         : port_sign(port_le32(p + 1), 32);
         s->data = (const char *)r->num[which];
         s->len = (size_t)(num_i64(r->num[which], v) - r->num[which]);
         *pp = p + n;
@@ -2219,9 +2221,7 @@ PORT_INLINE int rd_raw(rdbkit_reader *r, const u8 **pp, size_t n, const u8 **dat
 }
 
 /* Whether to refuse what can kill a server: asked for, or because the bytes are to go into another file as they are. */
-PORT_INLINE int rd_strict(const rdbkit_reader *r) {
-    return r->opt.deep || r->raw_from;
-}
+PORT_INLINE int rd_strict(const rdbkit_reader *r) { return r->opt.deep || r->raw_from; }
 
 /* The number of elements, once, at the start of a value; head bytes stand before it. */
 static int rd_count(rdbkit_reader *r, size_t head) {
@@ -2258,7 +2258,8 @@ static int rd_raw_out(rdbkit_reader *r) {
 
 /* A listpack that is wanted raw, from `at` up to `end` in the window, has back-lengths that the taker's server cannot
  * read: it is given out with others, uncompressed. */
-static PORT_NOINLINE int rd_raw_rewrite(rdbkit_reader *r, const u8 *at, const u8 *end, const void *blob, size_t len) {
+static PORT_NOINLINE int rd_raw_rewrite(rdbkit_reader *r, const u8 *at, const u8 *end, const void *blob,
+                                        size_t len) {
     mem_buf *b = &r->scratch[RD_THIRD];
     u8 head[5] = {0x80};
     const u8 *p = r->p;
@@ -2337,7 +2338,9 @@ static int rd_walk_module(rdbkit_reader *r) {
         if ((st = rd_walk_str(r))) r->p = at;
         return st;
     }
-    default: return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "module value tag %llu, 0 to 5 wanted", (unsigned long long)op);
+    default:
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "module value tag %llu, 0 to 5 wanted",
+                       (unsigned long long)op);
     }
     r->p = p;
     return 0;
@@ -2378,9 +2381,7 @@ static int rd_walk_step(rdbkit_reader *r) {
         st = rd_raw(r, &p, 1, &data);
         if (!st) w->skip = *data < 253 ? *data : 0, r->p = p;
         break;
-    case 'm':
-        w->module = 1;
-        break;
+    case 'm': w->module = 1; break;
     case 'n': return rd_walk_loop(r);
     case ')': /* once more, or on */
         if (w->loop[w->depth - 1].left > 1) {
@@ -2465,10 +2466,8 @@ static int val_string(rdbkit_reader *r) {
     const u8 *p = r->p;
     int st = val_pieces_start(r);
     if (st || r->state == RD_PIECES) return st;
-    if (!r->ev->string && p < r->end && *p == 0xc3)
-        st = rd_str_lzf(r, &p, RD_FIRST, NULL);
-    else
-        st = rd_str(r, &p, RD_FIRST, &s);
+    if (!r->ev->string && p < r->end && *p == 0xc3) st = rd_str_lzf(r, &p, RD_FIRST, NULL);
+    else st = rd_str(r, &p, RD_FIRST, &s);
     if (st) return st;
     r->p = p;
     if (r->ev->string && (st = r->ev->string(r->ev->user, s))) return rd_stop(r, st);
@@ -2476,7 +2475,8 @@ static int val_string(rdbkit_reader *r) {
 }
 
 static int val_items(rdbkit_reader *r) {
-    int (*emit)(void *, rdbkit_str) = r->key.type->shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member;
+    int (*emit)(void *, rdbkit_str) =
+        r->key.type->shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member;
     void *user = r->ev->user;
     rdbkit_str s;
     int st = rd_count(r, 0);
@@ -2525,7 +2525,8 @@ static int val_zset(rdbkit_reader *r) {
             if ((st = rd_raw(r, &p, 8, &data))) return st;
             score = port_le_double(data);
         }
-        if (score != score && rd_strict(r)) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "score is not a number");
+        if (score != score && rd_strict(r))
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "score is not a number");
         r->p = p;
         r->n--;
         if (r->ev->zset_member && (st = r->ev->zset_member(r->ev->user, s, score))) return rd_stop(r, st);
@@ -2543,8 +2544,8 @@ static int val_field_expiry(rdbkit_reader *r, const u8 **pp, i64 *expire_ms) {
     if (t == 0) return 0;
     u64 base = fmt_id(r->key.type) == FMT_HASH_METADATA ? (u64)r->min_expire - 1 : 0;
     if (t > (u64)RD_FIELD_EXPIRY_MAX || base + t > (u64)RD_FIELD_EXPIRY_MAX)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "field expiry %llu after %llu, past 2^48", (unsigned long long)t,
-                       (unsigned long long)base);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "field expiry %llu after %llu, past 2^48",
+                       (unsigned long long)t, (unsigned long long)base);
     *expire_ms = (i64)(base + t);
     return 0;
 }
@@ -2569,7 +2570,8 @@ static int val_hash(rdbkit_reader *r) {
             if ((st = rd_raw(r, &p, 8, &data))) return st;
             expire = (i64)port_le64(data);
             if (expire < -1)
-                return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "field expiry %lld, -1 or more wanted", (long long)expire);
+                return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "field expiry %lld, -1 or more wanted",
+                               (long long)expire);
         }
         r->p = p;
         r->n--;
@@ -2592,11 +2594,13 @@ static int val_blob(rdbkit_reader *r, const u8 **pp, enum blob_kind kind, unsign
         return rd_fail_blob(r, at, &c);
     }
     r->blob_n = c.n;
-    if (PORT_UNLIKELY(c.forms & r->raw_forms) && r->raw_from) return rd_raw_rewrite(r, at, *pp, blob->data, blob->len);
+    if (PORT_UNLIKELY(c.forms & r->raw_forms) && r->raw_from)
+        return rd_raw_rewrite(r, at, *pp, blob->data, blob->len);
     return 0;
 }
 
-static int val_emit_items(rdbkit_reader *r, enum blob_kind kind, rdbkit_str blob, int (*emit)(void *, rdbkit_str)) {
+static int val_emit_items(rdbkit_reader *r, enum blob_kind kind, rdbkit_str blob,
+                          int (*emit)(void *, rdbkit_str)) {
     pk_cursor c;
     pk_item it;
     u8 num[NUM_INT_MAX];
@@ -2636,11 +2640,10 @@ static int val_check_zset(rdbkit_reader *r, enum blob_kind kind, const u8 *at, r
         const u8 *p = c.p;
         blob_next(kind, &c, &it);
         name = pk_text(&member, num[i]);
-        if (val_score(&it, &score))
-            bad = "score of %llu characters is not a number";
-        else if (rd_strict(r) && score != score)
-            bad = "score is nan";
-        else if (r->opt.deep && last_name.data && (score < last || (score == last && val_str_cmp(name, last_name) <= 0)))
+        if (val_score(&it, &score)) bad = "score of %llu characters is not a number";
+        else if (rd_strict(r) && score != score) bad = "score is nan";
+        else if (r->opt.deep && last_name.data &&
+                 (score < last || (score == last && val_str_cmp(name, last_name) <= 0)))
             bad = "members do not ascend";
         if (bad) pk_fail(&c, p, bad, it.len, 0);
     }
@@ -2680,7 +2683,8 @@ static int val_check_field_expiries(rdbkit_reader *r, const u8 *at, rdbkit_str b
             return rd_fail_blob(r, at, &c);
         }
         if (r->opt.deep && (it.num ? none || it.num < prev : 0)) {
-            pk_fail(&c, p, "field expiry %llu after %llu, ascending wanted", (u64)it.num, none ? 0 : (u64)prev);
+            pk_fail(&c, p, "field expiry %llu after %llu, ascending wanted", (u64)it.num,
+                    none ? 0 : (u64)prev);
             return rd_fail_blob(r, at, &c);
         }
         none = it.num == 0;
@@ -2745,15 +2749,11 @@ static int val_packed(rdbkit_reader *r) {
     if (triples && (st = val_check_field_expiries(r, at, blob))) return st;
     if (kind == BLOB_INTSET && (st = val_check_intset(r, at, blob))) return st;
     if (shape == RDBKIT_ZSET && (st = val_check_zset(r, kind, at, blob))) return st;
-    if (rd_strict(r) && r->blob_n == 0)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "empty collection");
+    if (rd_strict(r) && r->blob_n == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "empty collection");
     r->p = p;
-    if (shape == RDBKIT_HASH)
-        st = val_emit_hash(r, kind, blob, triples);
-    else if (shape == RDBKIT_ZSET)
-        st = val_emit_zset(r, kind, blob);
-    else
-        st = val_emit_items(r, kind, blob, shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member);
+    if (shape == RDBKIT_HASH) st = val_emit_hash(r, kind, blob, triples);
+    else if (shape == RDBKIT_ZSET) st = val_emit_zset(r, kind, blob);
+    else st = val_emit_items(r, kind, blob, shape == RDBKIT_LIST ? r->ev->list_item : r->ev->set_member);
     return st ? st : rd_key_end(r);
 }
 
@@ -2774,10 +2774,8 @@ static int val_quicklist(rdbkit_reader *r) {
             return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "list node container %llu, 1 or 2 wanted",
                            (unsigned long long)container);
         const u8 *at = p;
-        if (container == PACKED)
-            st = val_blob(r, &p, kind, 1, &s);
-        else
-            st = rd_str(r, &p, RD_FIRST, &s);
+        if (container == PACKED) st = val_blob(r, &p, kind, 1, &s);
+        else st = rd_str(r, &p, RD_FIRST, &s);
         if (st) return st;
         if (container == PLAIN && s.len == 0)
             return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "empty string as a plain list node");
@@ -2788,10 +2786,8 @@ static int val_quicklist(rdbkit_reader *r) {
         r->p = p;
         r->n--;
         r->items += items;
-        if (container == PACKED)
-            st = val_emit_items(r, kind, s, r->ev->list_item);
-        else if (r->ev->list_item && (st = r->ev->list_item(r->ev->user, s)))
-            st = rd_stop(r, st);
+        if (container == PACKED) st = val_emit_items(r, kind, s, r->ev->list_item);
+        else if (r->ev->list_item && (st = r->ev->list_item(r->ev->user, s))) st = rd_stop(r, st);
         if (st) return st;
     }
     if (!r->items && rd_strict(r)) return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "list of empty nodes alone");
@@ -2817,7 +2813,8 @@ static int val_emit_node(rdbkit_reader *r, rdbkit_stream_id key, rdbkit_str blob
     strm_node_open(&n, key, (const u8 *)blob.data, blob.len);
     while (strm_next(&n, &e) == PK_ITEM) {
         int live = !(e.flags & STRM_DELETED);
-        if (live && r->ev->stream_entry && (st = r->ev->stream_entry(r->ev->user, e.id, e.fields))) return rd_stop(r, st);
+        if (live && r->ev->stream_entry && (st = r->ev->stream_entry(r->ev->user, e.id, e.fields)))
+            return rd_stop(r, st);
         for (u64 i = 0; i < e.fields; i++) {
             strm_field(&n, &e, &f, &v);
             if (!live || !r->ev->stream_field) continue;
@@ -2833,9 +2830,10 @@ static int val_emit_node(rdbkit_reader *r, rdbkit_stream_id key, rdbkit_str blob
 static int val_deep_node(rdbkit_reader *r, const u8 *at, const strm_node *n, const strm_summary *sum) {
     if (!r->opt.deep) return 0;
     if (sum->live != n->count || sum->deleted != n->deleted)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node says %llu live and %llu deleted entries, has %llu and %llu",
-                       (unsigned long long)n->count, (unsigned long long)n->deleted, (unsigned long long)sum->live,
-                       (unsigned long long)sum->deleted);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, at,
+                       "stream node says %llu live and %llu deleted entries, has %llu and %llu",
+                       (unsigned long long)n->count, (unsigned long long)n->deleted,
+                       (unsigned long long)sum->live, (unsigned long long)sum->deleted);
     return 0;
 }
 
@@ -2854,7 +2852,8 @@ static int val_stream_node(rdbkit_reader *r) {
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node key twice");
     const u8 *blob_at = p;
     if ((st = rd_str(r, &p, RD_FIRST, &blob))) return st;
-    if (strm_node_check(&n, id, (const u8 *)blob.data, blob.len, &sum) != PK_END) return rd_fail_blob(r, blob_at, &n.lp);
+    if (strm_node_check(&n, id, (const u8 *)blob.data, blob.len, &sum) != PK_END)
+        return rd_fail_blob(r, blob_at, &n.lp);
     if ((st = val_deep_node(r, blob_at, &n, &sum))) return st;
     if (PORT_UNLIKELY(n.lp.forms & r->raw_forms) && r->raw_from &&
         (st = rd_raw_rewrite(r, blob_at, p, blob.data, blob.len)))
@@ -2877,7 +2876,8 @@ static int val_stream_meta(rdbkit_reader *r) {
     int st;
     memset(m, 0, sizeof *m);
     m->has_counters = fmt_id(r->key.type) != FMT_STREAM;
-    if ((st = rd_len(r, &p, &m->length)) || (st = rd_len(r, &p, &m->last_id.ms)) || (st = rd_len(r, &p, &m->last_id.seq)))
+    if ((st = rd_len(r, &p, &m->length)) || (st = rd_len(r, &p, &m->last_id.ms)) ||
+        (st = rd_len(r, &p, &m->last_id.seq)))
         return st;
     m->first_id = s->any_live ? s->first : none;
     m->entries_added = m->length;
@@ -2888,8 +2888,8 @@ static int val_stream_meta(rdbkit_reader *r) {
         return st;
     if ((st = rd_len(r, &p, &s->groups))) return st;
     if (r->opt.deep && m->length != s->live)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "stream says %llu entries, has %llu", (unsigned long long)m->length,
-                       (unsigned long long)s->live);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "stream says %llu entries, has %llu",
+                       (unsigned long long)m->length, (unsigned long long)s->live);
     m->groups = s->groups;
     s->phase = RD_S_GROUP;
     r->p = p;
@@ -2936,13 +2936,11 @@ static int val_stream_group(rdbkit_reader *r) {
     return 0;
 }
 
-static strm_pending *val_stream_list(rd_stream_state *s) {
-    return (strm_pending *)(void *)s->pending.data;
-}
+static strm_pending *val_stream_list(rd_stream_state *s) { return (strm_pending *)(void *)s->pending.data; }
 
 static int val_fail_pending(rdbkit_reader *r, const strm_pending *x, const char *what) {
-    return rd_fail_off(r, RDBKIT_ERR_DAMAGED, x->off, "pending entry %llu-%llu %s", (unsigned long long)x->p.id.ms,
-                       (unsigned long long)x->p.id.seq, what);
+    return rd_fail_off(r, RDBKIT_ERR_DAMAGED, x->off, "pending entry %llu-%llu %s",
+                       (unsigned long long)x->p.id.ms, (unsigned long long)x->p.id.seq, what);
 }
 
 /* The group's list of pending entries, which is kept for the consumers that own them. */
@@ -2953,7 +2951,8 @@ static int val_stream_pending(rdbkit_reader *r) {
         const u8 *p = r->p;
         strm_pending x = {{{0, 0}, 0, 0}, rd_off(r, p), 0};
         int st;
-        if ((st = rd_raw(r, &p, 16, &id)) || (st = rd_raw(r, &p, 8, &time)) || (st = rd_len(r, &p, &x.p.delivery_count)))
+        if ((st = rd_raw(r, &p, 16, &id)) || (st = rd_raw(r, &p, 8, &time)) ||
+            (st = rd_len(r, &p, &x.p.delivery_count)))
             return st;
         x.p.id = strm_id_be(id);
         x.p.delivery_ms = (i64)port_le64(time);
@@ -2964,10 +2963,12 @@ static int val_stream_pending(rdbkit_reader *r) {
     strm_pending *list = val_stream_list(s);
     s->pending_n = s->pending.len / sizeof *list;
     int sorted = 1;
-    for (size_t i = 1; i < s->pending_n && sorted; i++) sorted = strm_id_cmp(list[i - 1].p.id, list[i].p.id) < 0;
+    for (size_t i = 1; i < s->pending_n && sorted; i++)
+        sorted = strm_id_cmp(list[i - 1].p.id, list[i].p.id) < 0;
     if (!sorted) qsort(list, s->pending_n, sizeof *list, strm_pending_cmp);
     for (size_t i = 1; i < s->pending_n && !sorted; i++)
-        if (strm_id_cmp(list[i - 1].p.id, list[i].p.id) == 0) return val_fail_pending(r, &list[i], "stands twice");
+        if (strm_id_cmp(list[i - 1].p.id, list[i].p.id) == 0)
+            return val_fail_pending(r, &list[i], "stands twice");
     s->phase = RD_S_CONSUMERS;
     return 0;
 }
@@ -3106,7 +3107,8 @@ static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
     r->in_key = 1;
     if (!t->layout)
         return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, at,
-                       "module value in the form of a Redis 4.0 release candidate, which cannot be read without the module");
+                       "module value in the form of a Redis 4.0 release candidate, which cannot be read "
+                       "without the module");
     r->p = p;
     r->key.raw_name.data = (const char *)at + 1, r->key.raw_name.len = (size_t)(p - at - 1);
     st = rec_emit_key(r);
@@ -3120,7 +3122,8 @@ static int rec_key(rdbkit_reader *r, const rdbkit_type *t) {
         rd_walk_start(r, t->layout, rd_key_end);
         return 0;
     }
-    if (st == RDBKIT_TAKE_RAW || r->raw_forms) { /* the value is read and checked, and what was read is given out */
+    if (st == RDBKIT_TAKE_RAW ||
+        r->raw_forms) { /* the value is read and checked, and what was read is given out */
         r->ev = &rd_mute;
         r->raw_from = p;
         return 0;
@@ -3135,10 +3138,13 @@ static int rec_unknown(rdbkit_reader *r, u8 b) {
     const char *what, *product;
     unsigned lineage = r->header.lineage;
     product = fmt_newer_product('t', lineage, b, &what);
-    if (*what) return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "type %u (%s), which %s writes", b, what, product);
+    if (*what)
+        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "type %u (%s), which %s writes", b, what, product);
     product = fmt_newer_product('o', lineage, b, &what);
-    if (*what) return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "opcode %u (%s), which %s writes", b, what, product);
-    return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "no known %s has number %u", b < 200 ? "type" : "opcode", b);
+    if (*what)
+        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "opcode %u (%s), which %s writes", b, what, product);
+    return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "no known %s has number %u", b < 200 ? "type" : "opcode",
+                   b);
 }
 
 static int rec_aux(rdbkit_reader *r, const u8 *p) {
@@ -3170,10 +3176,12 @@ static int rec_function_pre_ga(rdbkit_reader *r, const u8 *p) {
     mem_buf *b = &r->strm.group_name;
     u64 has;
     int st;
-    if ((st = rd_str(r, &p, RD_FIRST, &name)) || (st = rd_str(r, &p, RD_SECOND, &engine)) || (st = rd_len(r, &p, &has)))
+    if ((st = rd_str(r, &p, RD_FIRST, &name)) || (st = rd_str(r, &p, RD_SECOND, &engine)) ||
+        (st = rd_len(r, &p, &has)))
         return st;
     b->len = 0;
-    if (mem_buf_add(&r->mem, b, "#!", 2) || mem_buf_add(&r->mem, b, engine.data, engine.len)) return rd_nomem(r);
+    if (mem_buf_add(&r->mem, b, "#!", 2) || mem_buf_add(&r->mem, b, engine.data, engine.len))
+        return rd_nomem(r);
     if (mem_buf_add(&r->mem, b, " name=", 6) || mem_buf_add(&r->mem, b, name.data, name.len) ||
         mem_buf_add(&r->mem, b, "\n", 1))
         return rd_nomem(r);
@@ -3202,13 +3210,15 @@ static int rec_module_aux(rdbkit_reader *r, const u8 *p) {
     const u8 *tag = p;
     if ((st = rd_len(r, &p, &opcode)) || (st = rd_len(r, &p, &when))) return st;
     if (opcode != 2)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field with tag %llu, 2 wanted", (unsigned long long)opcode);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field with tag %llu, 2 wanted",
+                       (unsigned long long)opcode);
     aux.id = id;
     fmt_module_name(id, aux.module);
     aux.encoding_version = (int)(id & 1023);
     aux.when = when == 1 || when == 2 ? (int)when : 0;
     if (!aux.when)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field for time %llu, 1 or 2 wanted", (unsigned long long)when);
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field for time %llu, 1 or 2 wanted",
+                       (unsigned long long)when);
     r->p = p;
     st = r->v.module_aux ? r->v.module_aux(r->v.user, &aux) : 0;
     if (st && st != RDBKIT_TAKE_RAW && st != RDBKIT_SKIP_KEY) return rd_stop(r, st);
@@ -3226,8 +3236,8 @@ static int rec_slot_ranges(rdbkit_reader *r) {
         const u8 *at = p;
         if ((st = rd_len(r, &p, &last))) return st;
         if (first > last || last > RD_SLOT_MAX)
-            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "slots %llu to %llu, 0 to 16383 wanted", (unsigned long long)first,
-                           (unsigned long long)last);
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "slots %llu to %llu, 0 to 16383 wanted",
+                           (unsigned long long)first, (unsigned long long)last);
         r->p = p;
     }
     r->state = RD_RECORD;
@@ -3275,12 +3285,9 @@ static int rec_prefix(rdbkit_reader *r, int opcode, const u8 *p) {
     int st = rd_raw(r, &p, opcode == FMT_OP_FREQ ? 1 : opcode == FMT_OP_EXPIRETIME ? 4 : 8, &data);
     if (st) return st;
     r->p = p;
-    if (opcode == FMT_OP_FREQ)
-        r->key.lfu_freq = *data;
-    else if (opcode == FMT_OP_EXPIRETIME)
-        r->key.expire_ms = port_sign(port_le32(data), 32) * 1000;
-    else
-        r->key.expire_ms = (i64)port_le64(data);
+    if (opcode == FMT_OP_FREQ) r->key.lfu_freq = *data;
+    else if (opcode == FMT_OP_EXPIRETIME) r->key.expire_ms = port_sign(port_le32(data), 32) * 1000;
+    else r->key.expire_ms = (i64)port_le64(data);
     return 0;
 }
 
@@ -3333,16 +3340,19 @@ static int rec_version(rdbkit_reader *r, const u8 *p, int digits) {
     const char *name = r->header.lineage == FMT_R ? "REDIS" : "VALKEY", *none;
     for (int i = 0; i < digits; i++) {
         if (p[i] < '0' || p[i] > '9')
-            return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "byte 0x%02x in the version, %d digits wanted", p[i], digits);
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "byte 0x%02x in the version, %d digits wanted", p[i],
+                           digits);
         version = version * 10 + (p[i] - '0');
     }
     r->header.rdb_version = version;
     int max = r->header.lineage == FMT_R ? FMT_MAX_REDIS : FMT_MAX_VALKEY;
     int min = r->header.lineage == FMT_R ? 1 : FMT_MIN_VALKEY;
     if (version < min || (r->header.lineage == FMT_R && version >= FMT_MIN_VALKEY))
-        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "RDB version %d behind %s, which no server writes", version, name);
+        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "RDB version %d behind %s, which no server writes",
+                       version, name);
     if (version > max)
-        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p, "RDB version %d of %s, this program reads %s up to %d", version,
+        return rd_fail(r, RDBKIT_ERR_UNSUPPORTED, r->p,
+                       "RDB version %d of %s, this program reads %s up to %d", version,
                        fmt_newer_product('v', r->header.lineage, version, &none), name, max);
     return 0;
 }
@@ -3373,8 +3383,8 @@ static int rec_trailer(rdbkit_reader *r) {
     if (st) return st;
     if (p > r->p) stored = port_le64(data);
     if (stored && !r->opt.ignore_checksum && stored != r->crc)
-        return rd_fail(r, RDBKIT_ERR_CHECKSUM, r->p, "%016llx stored, %016llx computed", (unsigned long long)stored,
-                       (unsigned long long)r->crc);
+        return rd_fail(r, RDBKIT_ERR_CHECKSUM, r->p, "%016llx stored, %016llx computed",
+                       (unsigned long long)stored, (unsigned long long)r->crc);
     r->p = p;
     r->state = RD_FINISHED;
     r->status = RDBKIT_DONE;
@@ -3472,7 +3482,6 @@ static int rec_finish(rdbkit_reader *r) {
     return r->status;
 }
 
-
 /* ==== [19] out_ : output in large blocks ====
  *
  * What every sink writes into: one block, which goes to the caller's function when it is full, or when the sink says
@@ -3549,25 +3558,30 @@ PORT_INLINE int out_room(out_buf *o, size_t n) {
  * One row a kind, counted, with the first key of each. docs/loss.md is tested against this table.
  * Tests: tests/server_test.py, tests/cli_test.py */
 
-#define LOSS_KINDS(X)                                                                                             \
-    X(LOSS_STREAM, "stream", "streams are left out: the target has none")                                         \
-    X(LOSS_STREAM_COUNTERS, "stream-counters",                                                                    \
-      "entries-added, max-deleted or entries-read of streams: the target has none, and would not estimate the same") \
-    X(LOSS_ACTIVE_TIME, "active-time",                                                                            \
-      "when consumers of streams were last active: the target takes when they were last seen")                    \
-    X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")          \
-    X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                          \
-    X(LOSS_MODULE, "module", "module values over 512 MiB are left out: no command can carry them")                \
-    X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")                 \
-    X(NOTE_PENDING_GONE, "pending-gone", "pending entries whose message is deleted: no command can make them")     \
-    X(NOTE_MODULE_VALUE, "module-value", "module values are carried as they are: the target needs the module")    \
-    X(NOTE_MODULE_AUX, "module-aux", "module data outside of keys is left out: the target has no way to take it")  \
-    X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")                   \
-    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")                                    \
-    X(NOTE_DROPPED_MODULE, "dropped-module", "module values and module data are left out, as asked for")          \
+#define LOSS_KINDS(X)                                                                                       \
+    X(LOSS_STREAM, "stream", "streams are left out: the target has none")                                   \
+    X(LOSS_STREAM_COUNTERS, "stream-counters",                                                              \
+      "entries-added, max-deleted or entries-read of streams: the target has none, and would not estimate " \
+      "the same")                                                                                           \
+    X(LOSS_ACTIVE_TIME, "active-time",                                                                      \
+      "when consumers of streams were last active: the target takes when they were last seen")              \
+    X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")   \
+    X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                    \
+    X(LOSS_MODULE, "module", "module values over 512 MiB are left out: no command can carry them")          \
+    X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")           \
+    X(NOTE_PENDING_GONE, "pending-gone",                                                                    \
+      "pending entries whose message is deleted: no command can make them")                                 \
+    X(NOTE_MODULE_VALUE, "module-value",                                                                    \
+      "module values are carried as they are: the target needs the module")                                 \
+    X(NOTE_MODULE_AUX, "module-aux",                                                                        \
+      "module data outside of keys is left out: the target has no way to take it")                          \
+    X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")             \
+    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")                              \
+    X(NOTE_DROPPED_MODULE, "dropped-module", "module values and module data are left out, as asked for")    \
     X(NOTE_DROPPED_FUNCTION, "dropped-function", "function libraries are left out, as asked for")
 
-#define LOSS_ROW(kind, name, text) {RDBKIT_##kind, name, text, RDBKIT_##kind >= RDBKIT_NOTE_PENDING_GONE, 0, 0, 0, 0, {0}},
+#define LOSS_ROW(kind, name, text) \
+    {RDBKIT_##kind, name, text, RDBKIT_##kind >= RDBKIT_NOTE_PENDING_GONE, 0, 0, 0, 0, {0}},
 static const rdbkit_loss loss_kinds[] = {LOSS_KINDS(LOSS_ROW)};
 
 _Static_assert(sizeof loss_kinds / sizeof loss_kinds[0] == RDBKIT_LOSS_KIND_N, "one row per kind of loss");
@@ -3600,7 +3614,8 @@ static rdbkit_stream_info loss_plain_info(const rdbkit_stream_info *info) {
 
 /* Whether a stream has counters that would not come out the same by themselves. */
 static int loss_has_counters(const rdbkit_stream_info *info) {
-    return info->has_counters && (info->entries_added > info->length || info->max_deleted.ms || info->max_deleted.seq);
+    return info->has_counters &&
+           (info->entries_added > info->length || info->max_deleted.ms || info->max_deleted.seq);
 }
 
 static int loss_has_entries_read(const rdbkit_stream_info *info, const rdbkit_stream_group *group) {
@@ -3653,9 +3668,7 @@ static void loss_tell(loss_sink *l) {
     l->fresh = 0;
 }
 
-PORT_INLINE int loss_has(const loss_sink *l, unsigned feature) {
-    return (l->target.features & feature) != 0;
-}
+PORT_INLINE int loss_has(const loss_sink *l, unsigned feature) { return (l->target.features & feature) != 0; }
 
 /* The next key, or whatever it is, is at hand. */
 PORT_INLINE void loss_next(loss_sink *l, u64 db, rdbkit_str name) {
@@ -3730,16 +3743,16 @@ typedef struct enc_state {
     const rdbkit_spill *spill;
 
     rdbkit_shape shape;
-    int expiring; /* a hash whose fields may expire */
+    int expiring;   /* a hash whose fields may expire */
     int has_active; /* a stream whose type says when consumers were active */
-    int plain;    /* too large to be packed: elements go into the body */
+    int plain;      /* too large to be packed: elements go into the body */
     int all_ints;
-    u64 n;          /* elements so far */
-    mem_buf text;   /* of the kept items */
-    mem_buf items;  /* enc_item */
-    mem_buf blob;   /* a packed value or list node in the making */
+    u64 n;         /* elements so far */
+    mem_buf text;  /* of the kept items */
+    mem_buf items; /* enc_item */
+    mem_buf blob;  /* a packed value or list node in the making */
     u64 blob_n;
-    u64 blob_prev;  /* ziplist: length of the last entry */
+    u64 blob_prev; /* ziplist: length of the last entry */
     mem_buf lzf;
 
     /* the stream at hand */
@@ -3806,7 +3819,8 @@ static int enc_str(enc_state *e, mem_buf *b, const void *data, size_t len) {
     }
     if ((n = enc_try_lzf(e, data, len)) > 0) {
         u8 mark = 0xc3;
-        if (mem_buf_add(&e->mem, b, &mark, 1) || enc_len(e, b, n) || enc_len(e, b, len)) return RDBKIT_ERR_NOMEM;
+        if (mem_buf_add(&e->mem, b, &mark, 1) || enc_len(e, b, n) || enc_len(e, b, len))
+            return RDBKIT_ERR_NOMEM;
         return mem_buf_add(&e->mem, b, e->lzf.data, n);
     }
     return enc_len(e, b, len) || mem_buf_add(&e->mem, b, data, len) ? RDBKIT_ERR_NOMEM : 0;
@@ -3846,9 +3860,10 @@ static int enc_lp_int(enc_state *e, mem_buf *b, i64 v) {
     } else if (v >= -4096 && v <= 4095) {
         x[0] = (u8)(0xc0 | (u >> 8 & 31)), x[1] = (u8)u, n = 2;
     } else {
-        size_t bytes = v >= INT16_MIN && v <= INT16_MAX ? 2 : v >= -8388608 && v <= 8388607 ? 3
-                       : v >= INT32_MIN && v <= INT32_MAX                                    ? 4
-                                                                                             : 8;
+        size_t bytes = v >= INT16_MIN && v <= INT16_MAX   ? 2
+                       : v >= -8388608 && v <= 8388607    ? 3
+                       : v >= INT32_MIN && v <= INT32_MAX ? 4
+                                                          : 8;
         x[0] = (u8)(bytes == 8 ? 0xf4 : 0xf1 + bytes - 2);
         for (size_t i = 0; i < bytes; i++) x[1 + i] = (u8)(u >> (8 * i));
         n = 1 + bytes;
@@ -3899,12 +3914,12 @@ static int enc_zl_str(enc_state *e, const void *data, size_t len) {
     if (mem_buf_add(&e->mem, &e->blob, head, n)) return RDBKIT_ERR_NOMEM;
     n = 0;
     if (len > 0 && len <= NUM_INT_MAX && num_parse_i64(data, len, &v) == 0) {
-        size_t bytes = v >= 0 && v <= 12                      ? 0
-                       : v >= INT8_MIN && v <= INT8_MAX       ? 1
-                       : v >= INT16_MIN && v <= INT16_MAX     ? 2
-                       : v >= -8388608 && v <= 8388607        ? 3
-                       : v >= INT32_MIN && v <= INT32_MAX     ? 4
-                                                              : 8;
+        size_t bytes = v >= 0 && v <= 12                  ? 0
+                       : v >= INT8_MIN && v <= INT8_MAX   ? 1
+                       : v >= INT16_MIN && v <= INT16_MAX ? 2
+                       : v >= -8388608 && v <= 8388607    ? 3
+                       : v >= INT32_MIN && v <= INT32_MAX ? 4
+                                                          : 8;
         static const u8 marks[] = {0, 0xfe, 0xc0, 0xf0, 0xd0, 0, 0, 0, 0xe0};
         head[n++] = bytes ? marks[bytes] : (u8)(0xf1 + v);
         for (size_t i = 0; i < bytes; i++) head[n++] = (u8)((u64)v >> (8 * i));
@@ -3917,7 +3932,8 @@ static int enc_zl_str(enc_state *e, const void *data, size_t len) {
         head[n++] = 0x80;
         for (int i = 3; i >= 0; i--) head[n++] = (u8)(len >> (8 * i));
     }
-    if (mem_buf_add(&e->mem, &e->blob, head, n) || mem_buf_add(&e->mem, &e->blob, data, len)) return RDBKIT_ERR_NOMEM;
+    if (mem_buf_add(&e->mem, &e->blob, head, n) || mem_buf_add(&e->mem, &e->blob, data, len))
+        return RDBKIT_ERR_NOMEM;
     e->blob_prev = e->blob.len - start;
     return 0;
 }
@@ -3966,9 +3982,7 @@ static int enc_keep(enc_state *e, rdbkit_str a, rdbkit_str b, double score, i64 
     return mem_buf_add(&e->mem, &e->items, &it, sizeof it);
 }
 
-static enc_item *enc_items(const enc_state *e) {
-    return (enc_item *)(void *)e->items.data;
-}
+static enc_item *enc_items(const enc_state *e) { return (enc_item *)(void *)e->items.data; }
 
 static rdbkit_str enc_slice(const mem_buf *b, size_t off, size_t len) {
     rdbkit_str s = {len ? (const char *)b->data + off : "", len};
@@ -3991,7 +4005,8 @@ static int enc_sort(enc_state *e, int (*cmp)(const enc_state *, const enc_item *
     for (size_t w = 1; w < n; w *= 2) {
         for (size_t lo = 0; lo < n; lo += 2 * w) {
             size_t mid = lo + w < n ? lo + w : n, hi = mid + w < n ? mid + w : n, i = lo, j = mid, k = lo;
-            while (i < mid || j < hi) b[k++] = j == hi || (i < mid && cmp(e, &a[i], &a[j]) <= 0) ? a[i++] : a[j++];
+            while (i < mid || j < hi)
+                b[k++] = j == hi || (i < mid && cmp(e, &a[i], &a[j]) <= 0) ? a[i++] : a[j++];
         }
         memcpy(a, b, n * sizeof *a);
     }
@@ -4016,9 +4031,7 @@ static int enc_cmp_score(const enc_state *e, const enc_item *a, const enc_item *
 
 /* ---- collections ---- */
 
-static int enc_plain_item(enc_state *e, rdbkit_str s) {
-    return enc_body_str(e, s.data, s.len);
-}
+static int enc_plain_item(enc_state *e, rdbkit_str s) { return enc_body_str(e, s.data, s.len); }
 
 static int enc_plain_member(enc_state *e, rdbkit_str s, double score) {
     u64 bits;
@@ -4058,7 +4071,8 @@ static int enc_set_member(enc_state *e, rdbkit_str s) {
     if (e->plain) return enc_plain_item(e, s);
     if (e->all_ints && num_parse_i64((const u8 *)s.data, s.len, &v)) e->all_ints = 0;
     if (s.len > ENC_ITEM_LEN) e->all_ints = 0;
-    int packs = e->target->max_type >= fmt_types[FMT_SET_LISTPACK].number && e->n <= ENC_SET_N && s.len <= ENC_ITEM_LEN;
+    int packs = e->target->max_type >= fmt_types[FMT_SET_LISTPACK].number && e->n <= ENC_SET_N &&
+                s.len <= ENC_ITEM_LEN;
     int st = enc_keep(e, s, none, 0, v);
     return st || (e->all_ints ? e->n <= ENC_INTSET_N : packs) ? st : enc_go_plain(e);
 }
@@ -4072,9 +4086,7 @@ static int enc_zset_member(enc_state *e, rdbkit_str s, double score) {
 }
 
 /* Redis writes a large hash with field expiry relative to the smallest, so that all of it is kept. */
-static int enc_keeps_all(const enc_state *e) {
-    return e->expiring && e->target->lineage == FMT_R;
-}
+static int enc_keeps_all(const enc_state *e) { return e->expiring && e->target->lineage == FMT_R; }
 
 static int enc_hash_field(enc_state *e, rdbkit_str f, rdbkit_str v, i64 expire_ms) {
     e->n++;
@@ -4112,7 +4124,8 @@ static int enc_list_item(enc_state *e, rdbkit_str s) {
         e->nodes++;
         return st ? st : enc_body_str(e, s.data, s.len);
     }
-    if (e->blob_n && (e->blob.len + s.len + 11 > ENC_NODE_LEN || e->blob_n == VAL_NODE_MAX - 1)) st = enc_node_end(e);
+    if (e->blob_n && (e->blob.len + s.len + 11 > ENC_NODE_LEN || e->blob_n == VAL_NODE_MAX - 1))
+        st = enc_node_end(e);
     if (!st && !e->blob_n) st = enc_pack_start(e);
     return st ? st : enc_pack(e, s.data, s.len);
 }
@@ -4144,7 +4157,8 @@ static int enc_same_fields(const enc_state *e) {
     size_t n = e->items.len / sizeof *it;
     if (n != e->names_n) return 0;
     for (size_t i = 0; i < n; i++)
-        if (val_str_cmp(enc_text(e, &it[i]), enc_slice(&e->names_text, name[i].off, name[i].len)) != 0) return 0;
+        if (val_str_cmp(enc_text(e, &it[i]), enc_slice(&e->names_text, name[i].off, name[i].len)) != 0)
+            return 0;
     return 1;
 }
 
@@ -4174,7 +4188,8 @@ static int enc_stream_entry_end(enc_state *e) {
     int st = 0;
     if (!e->have_entry) return 0;
     e->have_entry = 0;
-    if (e->live >= ENC_STREAM_N || (e->live && e->master.len + e->entries.len + e->text.len + 12 >= ENC_STREAM_LEN))
+    if (e->live >= ENC_STREAM_N ||
+        (e->live && e->master.len + e->entries.len + e->text.len + 12 >= ENC_STREAM_LEN))
         st = enc_stream_node_end(e);
     if (!st && !e->live) st = enc_stream_node_start(e);
     int same = enc_same_fields(e);
@@ -4204,9 +4219,7 @@ static int enc_stream_entry(enc_state *e, rdbkit_stream_id id) {
     return st;
 }
 
-static int enc_counters(const enc_state *e) {
-    return e->target->max_type >= fmt_types[FMT_STREAM_2].number;
-}
+static int enc_counters(const enc_state *e) { return e->target->max_type >= fmt_types[FMT_STREAM_2].number; }
 
 static int enc_id(enc_state *e, mem_buf *b, rdbkit_stream_id id) {
     int st = enc_len(e, b, id.ms);
@@ -4235,7 +4248,8 @@ static int enc_stream_group_end(enc_state *e) {
     if (!e->have_group) return 0;
     e->have_group = 0;
     if (n) qsort(p, n, sizeof *p, strm_pending_cmp);
-    size_t kept = n ? 1 : 0; /* an entry with two owners, which some servers load, stands once in the group's list */
+    /* An entry with two owners, which some servers load, stands once in the group's list. */
+    size_t kept = n ? 1 : 0;
     for (size_t i = 1; i < n; i++)
         if (strm_pending_cmp(&p[kept - 1], &p[i])) p[kept++] = p[i];
     n = kept;
@@ -4277,10 +4291,12 @@ static int enc_stream_pending(enc_state *e, const rdbkit_stream_pending *p) {
 /* ---- the result ---- */
 
 static void enc_begin(enc_state *e, const rdbkit_type *from) {
-    mem_buf *empty[] = {&e->text, &e->items, &e->blob, &e->head, &e->body, &e->tail, &e->pending, &e->consumers};
+    mem_buf *empty[] = {&e->text, &e->items, &e->blob,    &e->head,
+                        &e->body, &e->tail,  &e->pending, &e->consumers};
     for (size_t i = 0; i < sizeof empty / sizeof empty[0]; i++) empty[i]->len = 0;
     e->shape = from->shape;
-    e->expiring = from->number >= 22 && (e->target->features & RDBKIT_F_FIELD_EXPIRY) && from->shape == RDBKIT_HASH;
+    e->expiring =
+        from->number >= 22 && (e->target->features & RDBKIT_F_FIELD_EXPIRY) && from->shape == RDBKIT_HASH;
     e->has_active = fmt_id(from) == FMT_STREAM_3;
     e->plain = e->have_entry = e->have_group = 0;
     e->all_ints = 1;
@@ -4412,7 +4428,9 @@ static int enc_end_list(enc_state *e) {
 
 static int enc_end_stream(enc_state *e) {
     int st = enc_stream_group_end(e), max = e->target->max_type;
-    e->type = &fmt_types[max >= fmt_types[FMT_STREAM_3].number ? FMT_STREAM_3 : enc_counters(e) ? FMT_STREAM_2 : FMT_STREAM];
+    e->type = &fmt_types[max >= fmt_types[FMT_STREAM_3].number ? FMT_STREAM_3
+                         : enc_counters(e)                     ? FMT_STREAM_2
+                                                               : FMT_STREAM];
     return st ? st : enc_len(e, &e->head, e->nodes);
 }
 
@@ -4438,9 +4456,7 @@ static int enc_raw_answer(const enc_state *e) {
     return e->narrow ? RDBKIT_TAKE_RAW_NARROW : RDBKIT_TAKE_RAW_WIDE;
 }
 
-static u64 enc_result_len(const enc_state *e) {
-    return e->head.len + e->spilled + e->body.len + e->tail.len;
-}
+static u64 enc_result_len(const enc_state *e) { return e->head.len + e->spilled + e->body.len + e->tail.len; }
 
 /* Hand the value's bytes to a sink. */
 static int enc_write(enc_state *e, int (*put)(void *ctx, const void *data, size_t len), void *ctx) {
@@ -4467,8 +4483,9 @@ static void enc_init(enc_state *e, const rdbkit_allocator *mem, const rdbkit_tar
 }
 
 static void enc_free(enc_state *e) {
-    mem_buf *all[] = {&e->text,       &e->items, &e->blob,       &e->lzf,     &e->master,    &e->entries, &e->names,
-                      &e->names_text, &e->head,  &e->body,       &e->tail,    &e->pending,   &e->consumers, &e->group_name};
+    mem_buf *all[] = {&e->text,    &e->items,   &e->blob,       &e->lzf,       &e->master,
+                      &e->entries, &e->names,   &e->names_text, &e->head,      &e->body,
+                      &e->tail,    &e->pending, &e->consumers,  &e->group_name};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) mem_buf_free(&e->mem, all[i]);
 }
 
@@ -4529,7 +4546,9 @@ static int enc_on_stream_field(void *user, rdbkit_str field, rdbkit_str value) {
 static int enc_on_stream_info(void *user, const rdbkit_stream_info *info) {
     enc_sink *w = user;
     w->enc.info = *info;
-    int st = loss_has(&w->l, RDBKIT_F_STREAM_COUNTERS) || !loss_has_counters(info) ? 0 : loss_lose(&w->l, RDBKIT_LOSS_STREAM_COUNTERS);
+    int st = loss_has(&w->l, RDBKIT_F_STREAM_COUNTERS) || !loss_has_counters(info)
+                 ? 0
+                 : loss_lose(&w->l, RDBKIT_LOSS_STREAM_COUNTERS);
     return st ? st : enc_stream_info(&w->enc, info);
 }
 
@@ -4544,7 +4563,9 @@ static int enc_on_stream_group(void *user, const rdbkit_stream_group *group) {
 static int enc_on_stream_consumer(void *user, const rdbkit_stream_consumer *c) {
     enc_sink *w = user;
     int keeps = w->l.target.max_type >= fmt_types[FMT_STREAM_3].number;
-    int st = keeps || !w->enc.has_active || c->active_ms == c->seen_ms ? 0 : loss_lose(&w->l, RDBKIT_LOSS_ACTIVE_TIME);
+    int st = keeps || !w->enc.has_active || c->active_ms == c->seen_ms
+                 ? 0
+                 : loss_lose(&w->l, RDBKIT_LOSS_ACTIVE_TIME);
     return st ? st : enc_stream_consumer(&w->enc, c);
 }
 
@@ -4626,7 +4647,8 @@ static int wr_aux(rdbkit_writer *w, rdbkit_str name, rdbkit_str value) {
 /* The field that says so: an integer, as servers write it. */
 static int wr_aof_base(rdbkit_writer *w) {
     const int multi_part = w->v.l.target.rdb_version >= 10; /* Redis 7.0 */
-    return wr_aux(w, multi_part ? (rdbkit_str){"aof-base", 8} : (rdbkit_str){"aof-preamble", 12}, (rdbkit_str){"1", 1});
+    return wr_aux(w, multi_part ? (rdbkit_str){"aof-base", 8} : (rdbkit_str){"aof-preamble", 12},
+                  (rdbkit_str){"1", 1});
 }
 
 /* The magic, and the version of the server that the file is for. */
@@ -4658,7 +4680,8 @@ static int wr_header(void *user, const rdbkit_header *header) {
     if (w->opt.target || w->begun) return 0;
     rdbkit_target *t = &w->v.l.target;
     for (size_t i = FMT_TARGET_N; i-- > 0;)
-        if (fmt_targets[i].lineage == header->lineage && fmt_targets[i].rdb_version >= header->rdb_version) *t = fmt_targets[i];
+        if (fmt_targets[i].lineage == header->lineage && fmt_targets[i].rdb_version >= header->rdb_version)
+            *t = fmt_targets[i];
     t->name = "as the input";
     t->features = ~0u;
     if (!w->opt.reencode) t->rdb_version = header->rdb_version;
@@ -4671,8 +4694,9 @@ static int wr_header(void *user, const rdbkit_header *header) {
 /* AUX fields that mean something in another file too; the rest is of the server's own affairs, and some can do harm:
  * repl-id makes a server resync from the wrong point. */
 static int wr_keeps_aux(const rdbkit_writer *w, rdbkit_str name) {
-    static const char *const drop[] = {"repl-stream-db", "repl-id",   "repl-offset",        "aof-preamble",
-                                       "aof-base",       "slot-info", "cluster-slot-states", "cluster-asm-task"};
+    static const char *const drop[] = {"repl-stream-db",      "repl-id",         "repl-offset",
+                                       "aof-preamble",        "aof-base",        "slot-info",
+                                       "cluster-slot-states", "cluster-asm-task"};
     static const char *const version[] = {"redis-ver", "valkey-ver"};
     for (size_t i = 0; i < sizeof drop / sizeof drop[0]; i++)
         if (strlen(drop[i]) == name.len && !memcmp(drop[i], name.data, name.len)) return 0;
@@ -4693,8 +4717,10 @@ static int wr_function(void *user, rdbkit_str code, int opcode) {
     int st = wr_ready(w);
     (void)opcode;
     if (st) return st;
-    if (w->opt.drop_functions) return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
-    if (!loss_has(&w->v.l, RDBKIT_F_FUNCTIONS)) return loss_lose_other(&w->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
+    if (w->opt.drop_functions)
+        return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
+    if (!loss_has(&w->v.l, RDBKIT_F_FUNCTIONS))
+        return loss_lose_other(&w->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
     st = wr_byte(w, FMT_OP_FUNCTION2);
     return st ? st : wr_str(w, code);
 }
@@ -4704,8 +4730,10 @@ static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
     rdbkit_str name = {aux->module, strlen(aux->module)};
     int st = wr_ready(w);
     if (st) return st;
-    if (w->opt.drop_modules) return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_MODULE, name), RDBKIT_SKIP_KEY;
-    if (!loss_has(&w->v.l, RDBKIT_F_MODULE_AUX)) return loss_lose_other(&w->v.l, RDBKIT_NOTE_MODULE_AUX, name);
+    if (w->opt.drop_modules)
+        return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_MODULE, name), RDBKIT_SKIP_KEY;
+    if (!loss_has(&w->v.l, RDBKIT_F_MODULE_AUX))
+        return loss_lose_other(&w->v.l, RDBKIT_NOTE_MODULE_AUX, name);
     st = wr_byte(w, FMT_OP_MODULE_AUX);
     if (!st) st = wr_len(w, aux->id);
     if (!st) st = wr_len(w, 2);
@@ -4773,8 +4801,11 @@ static int wr_keep_key(rdbkit_writer *w, const rdbkit_key *key) {
     w->key = *key;
     w->name.len = w->raw_name.len = 0;
     int st = mem_buf_add(&w->v.enc.mem, &w->name, key->name.data, key->name.len);
-    if (!st && key->raw_name.len) st = mem_buf_add(&w->v.enc.mem, &w->raw_name, key->raw_name.data, key->raw_name.len);
-    else if (!st) st = enc_str(&w->v.enc, &w->raw_name, key->name.data, key->name.len); /* now: later a value is there */
+    if (!st && key->raw_name.len)
+        st = mem_buf_add(&w->v.enc.mem, &w->raw_name, key->raw_name.data, key->raw_name.len);
+    else if (!st)
+        st =
+            enc_str(&w->v.enc, &w->raw_name, key->name.data, key->name.len); /* now: later a value is there */
     if (st) return st;
     w->key.name.data = (const char *)w->name.data;
     w->key.raw_name = (rdbkit_str){(const char *)w->raw_name.data, w->raw_name.len};
@@ -4797,7 +4828,8 @@ static int wr_take_key(rdbkit_writer *w, const rdbkit_key *key) {
         return (st = loss_lose(&w->v.l, RDBKIT_LOSS_STREAM)) ? st : RDBKIT_SKIP_KEY;
     w->type = key->type;
     /* who makes a file from nothing has no bytes to give: a key that was read does not begin at 0 */
-    int loads = key->offset && !w->opt.reencode && (w->same || rdbkit_target_loads(&w->v.l.target, key->type));
+    int loads =
+        key->offset && !w->opt.reencode && (w->same || rdbkit_target_loads(&w->v.l.target, key->type));
     w->raw = key->type->shape == RDBKIT_MODULE || loads;
     if (w->raw) return (st = wr_key_head(w, key, key->type)) ? st : enc_raw_answer(&w->v.enc);
     enc_begin(&w->v.enc, key->type);
@@ -4836,9 +4868,7 @@ static int wr_end(void *user, int checksum) {
 
 /* ---- elements, for values that are encoded ---- */
 
-static int wr_raw(void *user, const void *data, size_t len) {
-    return wr_put(user, data, len);
-}
+static int wr_raw(void *user, const void *data, size_t len) { return wr_put(user, data, len); }
 
 static void wr_free(rdbkit_writer *w) {
     if (!w) return;
@@ -4916,7 +4946,7 @@ struct rdbkit_resp {
     const rdbkit_type *type;
     i64 expire_ms, idle_s;
     int lfu_freq, pxat;
-    mem_buf raw; /* the value as it stands, for RESTORE */
+    mem_buf raw;   /* the value as it stands, for RESTORE */
     int raw_on;    /* it goes out so */
     int restoring; /* it is encoded for RESTORE */
     u64 crc;
@@ -4946,14 +4976,10 @@ struct rdbkit_resp {
 /* ---- the buffer ---- */
 
 /* Bytes of a command. If the buffer has to be emptied in the midst of one, that one is on its way. */
-PORT_INLINE int resp_put(rdbkit_resp *s, const void *data, size_t len) {
-    return out_put(&s->out, data, len);
-}
+PORT_INLINE int resp_put(rdbkit_resp *s, const void *data, size_t len) { return out_put(&s->out, data, len); }
 
 /* All that was put so far is complete. */
-PORT_INLINE void resp_complete(rdbkit_resp *s) {
-    s->cmd_off = s->out.sent + s->out.len;
-}
+PORT_INLINE void resp_complete(rdbkit_resp *s) { s->cmd_off = s->out.sent + s->out.len; }
 
 /* A command begins. */
 PORT_INLINE int resp_begin(rdbkit_resp *s) {
@@ -4999,9 +5025,7 @@ PORT_INLINE int resp_arg(rdbkit_resp *s, const void *data, size_t len) {
     return 0;
 }
 
-static int resp_arg_text(rdbkit_resp *s, const char *text) {
-    return resp_arg(s, text, strlen(text));
-}
+static int resp_arg_text(rdbkit_resp *s, const char *text) { return resp_arg(s, text, strlen(text)); }
 
 static int resp_arg_i64(rdbkit_resp *s, i64 v) {
     u8 text[NUM_INT_MAX];
@@ -5020,9 +5044,7 @@ static int resp_arg_id(rdbkit_resp *s, rdbkit_stream_id id) {
     return resp_arg(s, text, resp_id_text(text, id));
 }
 
-static int resp_key(rdbkit_resp *s) {
-    return resp_put(s, s->key.data, s->key.len);
-}
+static int resp_key(rdbkit_resp *s) { return resp_put(s, s->key.data, s->key.len); }
 
 /* A command of n arguments begins, and its name; words: bulk strings as they are. */
 static int resp_command(rdbkit_resp *s, u64 n, const char *words) {
@@ -5041,7 +5063,8 @@ static int resp_key_number(rdbkit_resp *s, const char *name, i64 v) {
 
 /* Keep a bulk string for later. */
 static int resp_keep(rdbkit_resp *s, mem_buf *b, const void *data, size_t len) {
-    if (len > SIZE_MAX / 2 || mem_buf_room(&s->mem, b, len + RESP_HEAD + NUM_INT_MAX)) return RDBKIT_ERR_NOMEM;
+    if (len > SIZE_MAX / 2 || mem_buf_room(&s->mem, b, len + RESP_HEAD + NUM_INT_MAX))
+        return RDBKIT_ERR_NOMEM;
     b->len = (size_t)(resp_bulk(b->data + b->len, data, len) - b->data);
     return 0;
 }
@@ -5109,7 +5132,8 @@ static int resp_close(rdbkit_resp *s) {
 
 /* Make sure that a command of this kind is open and takes an element of len bytes. */
 PORT_INLINE int resp_element(rdbkit_resp *s, const resp_verb *verb, size_t len) {
-    if (PORT_LIKELY(s->verb && s->batch_n < s->opt.batch && !s->alone && len < RESP_BATCH - (s->out.len - resp_cmd_at(s)))) {
+    if (PORT_LIKELY(s->verb && s->batch_n < s->opt.batch && !s->alone &&
+                    len < RESP_BATCH - (s->out.len - resp_cmd_at(s)))) {
         s->batch_n++;
         return 0;
     }
@@ -5345,9 +5369,12 @@ static int resp_stream_group(void *user, const rdbkit_stream_group *group) {
     if (!st) st = resp_arg_id(s, group->last_id);
     if (counters) {
         if (!st) st = resp_arg_text(s, "ENTRIESREAD");
-        return st ? st : resp_arg_i64(s, group->entries_read < 0 ? RDBKIT_ENTRIES_READ_UNKNOWN : group->entries_read);
+        return st ? st
+                  : resp_arg_i64(s,
+                                 group->entries_read < 0 ? RDBKIT_ENTRIES_READ_UNKNOWN : group->entries_read);
     }
-    return st || !loss_has_entries_read(&s->info, group) ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
+    return st || !loss_has_entries_read(&s->info, group) ? st
+                                                         : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
 }
 
 /* A consumer exists even if it owns nothing. Before 6.2 no command makes one, but a consumer that asks for its own
@@ -5382,10 +5409,8 @@ static int resp_gone(const rdbkit_resp *s, rdbkit_stream_id id) {
         memcpy(&at, s->ids.data + mid * sizeof at, sizeof at);
         int c = strm_id_cmp(at, id);
         if (c == 0) return 0;
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
+        if (c < 0) lo = mid + 1;
+        else hi = mid;
     }
     return lo < n || n == s->entries;
 }
@@ -5528,7 +5553,8 @@ static int resp_key_end(void *user) {
 static int resp_function(void *user, rdbkit_str code, int opcode) {
     rdbkit_resp *s = user;
     (void)opcode;
-    if (s->opt.drop_functions) return loss_lose_other(&s->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
+    if (s->opt.drop_functions)
+        return loss_lose_other(&s->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
     if (!loss_has(&s->v.l, RDBKIT_F_FUNCTIONS))
         return loss_lose_other(&s->v.l, RDBKIT_LOSS_FUNCTION, loss_library_name(code));
     int st = resp_command(s, s->opt.replace ? 4 : 3, "$8\r\nFUNCTION\r\n$4\r\nLOAD\r\n");
@@ -5541,7 +5567,8 @@ static int resp_function(void *user, rdbkit_str code, int opcode) {
 static int resp_module_aux(void *user, const rdbkit_module_aux *aux) {
     rdbkit_resp *s = user;
     rdbkit_str name = {aux->module, strlen(aux->module)};
-    return loss_lose_other(&s->v.l, s->opt.drop_modules ? RDBKIT_NOTE_DROPPED_MODULE : RDBKIT_NOTE_MODULE_AUX, name);
+    return loss_lose_other(&s->v.l, s->opt.drop_modules ? RDBKIT_NOTE_DROPPED_MODULE : RDBKIT_NOTE_MODULE_AUX,
+                           name);
 }
 
 static int resp_slot_import(void *user, rdbkit_str job, uint64_t ranges) {
@@ -6123,10 +6150,10 @@ int rdbkit_filter_apply(void *filter, rdbkit_key *key) {
  *
  * The format: docs/json.md. Tests: tests/test_json.c, tests/json_test.py, fuzz/fuzz_json.c */
 
-#define JSON_CHUNK 640                      /* bytes escaped in one go: six for one, and a block too many */
+#define JSON_CHUNK 640                        /* bytes escaped in one go: six for one, and a block too many */
 #define JSON_CHUNK_ROOM (6 * JSON_CHUNK + 64) /* which out_room allows */
-#define JSON_SHORT 1024                     /* a plain string up to this is written in one go */
-#define JSON_FIXED 512                      /* what a record has besides strings */
+#define JSON_SHORT 1024                       /* a plain string up to this is written in one go */
+#define JSON_FIXED 512                        /* what a record has besides strings */
 #define JSON_BASE64_CHUNK 3000
 #define JSON_TEXT(literal) (literal), sizeof(literal) - 1
 
@@ -6150,7 +6177,7 @@ struct rdbkit_json {
 
 /* ---- bytes ---- */
 
-#define JSON_EACH(byte) ((u64)(byte) * 0x0101010101010101)
+#define JSON_EACH(byte) ((u64)(byte)*0x0101010101010101)
 
 /* Not 0 if one of eight bytes is other than plain: a control character, quote, backslash, DEL, or not ASCII. A borrow
  * can mark a byte wrongly, but begins in one that is marked rightly. */
@@ -6226,7 +6253,8 @@ PORT_INLINE unsigned json_odd16(const u8 *p, int latin1) {
     if (!json_odd8(port_le64(p)) && !json_odd8(port_le64(p + 8))) return 0;
     for (unsigned i = 0; i < 16; i++) {
         u8 c = p[i];
-        odd |= (unsigned)(c < 0x20 || c == '"' || c == '\\' || c == 0x7f || (latin1 ? c >= 0x80 : c == 0xe2)) << i;
+        odd |= (unsigned)(c < 0x20 || c == '"' || c == '\\' || c == 0x7f || (latin1 ? c >= 0x80 : c == 0xe2))
+               << i;
     }
     return odd;
 #endif
@@ -6404,7 +6432,8 @@ static PORT_NOINLINE void json_inside(rdbkit_json *s, rdbkit_json_encoding encod
 }
 
 /* A comma if there is to be one (0 or 1), text as it is, and a string in quotes. */
-PORT_INLINE void json_string(rdbkit_json *s, size_t comma, const char *before, size_t before_n, rdbkit_str v) {
+PORT_INLINE void json_string(rdbkit_json *s, size_t comma, const char *before, size_t before_n,
+                             rdbkit_str v) {
     const u8 *p = (const u8 *)v.data;
     out_buf *out = &s->out;
     rdbkit_json_encoding encoding = s->opt.encoding;
@@ -6443,9 +6472,7 @@ PORT_INLINE u8 *json_text(u8 *o, const char *text, size_t n) {
     return o + n;
 }
 
-PORT_INLINE u8 *json_word(u8 *o, const char *word) {
-    return json_text(o, word, strlen(word));
-}
+PORT_INLINE u8 *json_word(u8 *o, const char *word) { return json_text(o, word, strlen(word)); }
 
 /* "ms-seq" in quotes. */
 PORT_INLINE u8 *json_id(u8 *o, rdbkit_stream_id id) {
@@ -6472,13 +6499,9 @@ PORT_INLINE u8 *json_from(rdbkit_json *s) {
     return s->out.data + s->out.len;
 }
 
-PORT_INLINE void json_to(rdbkit_json *s, const u8 *o) {
-    s->out.len = (size_t)(o - s->out.data);
-}
+PORT_INLINE void json_to(rdbkit_json *s, const u8 *o) { s->out.len = (size_t)(o - s->out.data); }
 
-static void json_put(rdbkit_json *s, const char *text, size_t n) {
-    out_put(&s->out, text, n);
-}
+static void json_put(rdbkit_json *s, const char *text, size_t n) { out_put(&s->out, text, n); }
 
 PORT_INLINE int json_status(const rdbkit_json *s) {
     return PORT_UNLIKELY(s->out.sys_errno) ? RDBKIT_ERR_IO : 0;
@@ -6583,7 +6606,8 @@ static int json_key(void *user, const rdbkit_key *key) {
     if (key->expire_ms != RDBKIT_NO_EXPIRY)
         o = num_i64(json_text(o, JSON_TEXT(",\"expire_ms\":")), key->expire_ms);
     if (key->idle_s != RDBKIT_NO_HINT) o = num_i64(json_text(o, JSON_TEXT(",\"idle_s\":")), key->idle_s);
-    if (key->lfu_freq != RDBKIT_NO_HINT) o = num_i64(json_text(o, JSON_TEXT(",\"lfu_freq\":")), key->lfu_freq);
+    if (key->lfu_freq != RDBKIT_NO_HINT)
+        o = num_i64(json_text(o, JSON_TEXT(",\"lfu_freq\":")), key->lfu_freq);
     o = json_text(o, JSON_TEXT(",\"value\":"));
     json_to(s, json_word(o, begin[s->shape]));
     int st = json_status(s);
@@ -6725,10 +6749,8 @@ static int json_group(void *user, const rdbkit_stream_group *group) {
     json_string(s, s->some, JSON_TEXT("{\"name\":"), group->name);
     u8 *o = json_id(json_text(json_from(s), JSON_TEXT(",\"last_id\":")), group->last_id);
     o = json_text(o, JSON_TEXT(",\"entries_read\":"));
-    if (group->entries_read == RDBKIT_ENTRIES_READ_UNKNOWN)
-        o = json_text(o, JSON_TEXT("null"));
-    else
-        o = num_i64(o, group->entries_read);
+    if (group->entries_read == RDBKIT_ENTRIES_READ_UNKNOWN) o = json_text(o, JSON_TEXT("null"));
+    else o = num_i64(o, group->entries_read);
     o = num_u64(json_text(o, JSON_TEXT(",\"pending_n\":")), group->pending);
     json_to(s, json_text(o, JSON_TEXT(",\"consumers\":[")));
     s->some = 1, s->group = 1;
@@ -6837,10 +6859,10 @@ static int json_finish(rdbkit_json *s) {
  * Tests: tests/test_api.c, tests/test_fixtures.c */
 
 #define REP_PARTS 128
-#define REP_CHUNK 511                   /* records in a chunk; the 512th place is the link */
-#define REP_SLOTS ((size_t)1 << 16)     /* of the table that a part is looked through with: stays in the cache */
-#define REP_PASS (REP_SLOTS / 8 * 5)    /* records in it at the most */
-#define REP_LOCAL 1024                  /* fields looked at on the spot */
+#define REP_CHUNK 511                /* records in a chunk; the 512th place is the link */
+#define REP_SLOTS ((size_t)1 << 16)  /* of the table that a part is looked through with: stays in the cache */
+#define REP_PASS (REP_SLOTS / 8 * 5) /* records in it at the most */
+#define REP_LOCAL 1024               /* fields looked at on the spot */
 #define REP_LOCAL_SLOTS (2 * REP_LOCAL)
 #define REP_SHOWN 16
 #define REP_OFF_MASK (((u64)1 << 48) - 1)
@@ -6872,8 +6894,8 @@ struct rdbkit_check {
     u64 chunks;       /* how many */
     u64 counts[REP_PARTS];
     u64 key_off;
-    u64 fields;        /* of the collection at hand, as far as they are looked at */
-    u64 epoch;         /* one a collection */
+    u64 fields; /* of the collection at hand, as far as they are looked at */
+    u64 epoch;  /* one a collection */
     rep_slot *local;
     int64_t found;
     rdbkit_duplicate shown[REP_SHOWN];
@@ -6954,9 +6976,7 @@ static int rep_field(rdbkit_check *c, rdbkit_str s) {
     return 0;
 }
 
-static int rep_set_member(void *user, rdbkit_str member) {
-    return rep_field(user, member);
-}
+static int rep_set_member(void *user, rdbkit_str member) { return rep_field(user, member); }
 
 static int rep_zset_member(void *user, rdbkit_str member, double score) {
     (void)score;
@@ -6984,10 +7004,8 @@ static void rep_table_add(rdbkit_check *c, rep_record *table, const rep_chunk *c
         if (passes > 1 && (x.hash >> 20) % passes != pass) continue;
         size_t at = (size_t)x.hash % REP_SLOTS;
         while (table[at].more && !rep_same(table[at], x)) at = (at + 1) % REP_SLOTS;
-        if (table[at].more)
-            rep_found(c, table[at], x);
-        else
-            table[at] = x;
+        if (table[at].more) rep_found(c, table[at], x);
+        else table[at] = x;
     }
 }
 
@@ -7038,7 +7056,8 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     c->local = mem_new(&mem, REP_LOCAL_SLOTS * sizeof *c->local);
     rdbkit_visitor v = {0};
     v.user = c;
-    v.key = rep_key, v.set_member = rep_set_member, v.zset_member = rep_zset_member, v.hash_field = rep_hash_field;
+    v.key = rep_key, v.set_member = rep_set_member, v.zset_member = rep_zset_member,
+    v.hash_field = rep_hash_field;
     c->visitor = v;
     if (c->parts && c->local) return c;
     rep_free(c);
@@ -7421,8 +7440,9 @@ static u64 ord_rank(const ord *o, ord_at at) {
 static int ord_new_block(const rdbkit_allocator *mem, ord *o, u32 at) {
     if (o->blocks == o->cap) {
         const u32 cap = o->cap ? o->cap * 2 : 4;
-        void *p = o->block ? mem->realloc(mem->ctx, o->block, o->cap * sizeof *o->block, cap * sizeof *o->block)
-                           : mem->alloc(mem->ctx, cap * sizeof *o->block);
+        void *p = o->block
+                      ? mem->realloc(mem->ctx, o->block, o->cap * sizeof *o->block, cap * sizeof *o->block)
+                      : mem->alloc(mem->ctx, cap * sizeof *o->block);
         if (!p) return RDBKIT_ERR_NOMEM;
         o->block = p, o->cap = cap;
     }
@@ -7577,9 +7597,7 @@ static obj_list_at obj_list_begin(const obj_list *l) {
     return (obj_list_at){l->head, l->head ? l->head->items.off : 0};
 }
 
-static rdbkit_str obj_list_item(obj_list_at at) {
-    return obj_list_next(&at);
-}
+static rdbkit_str obj_list_item(obj_list_at at) { return obj_list_next(&at); }
 
 /* The place of item i, 0 to n. */
 static obj_list_at obj_list_index(const obj_list *l, u64 i) {
@@ -7734,13 +7752,9 @@ static size_t obj_member_size(const void *item) {
     return offsetof(obj_member, name) + ((const obj_member *)item)->len;
 }
 
-static void obj_set_free(const obj_env *e, obj_coll *set) {
-    obj_coll_free(e, set, obj_member_size);
-}
+static void obj_set_free(const obj_env *e, obj_coll *set) { obj_coll_free(e, set, obj_member_size); }
 
-static u64 obj_set_n(const obj_coll *set) {
-    return set->big ? set->big->table.live : set->small.n;
-}
+static u64 obj_set_n(const obj_coll *set) { return set->big ? set->big->table.live : set->small.n; }
 
 static int obj_set_has(const obj_env *e, const obj_coll *set, rdbkit_str member) {
     if (set->big) return tab_find(&set->big->table, e->seed, member) != TAB_NONE;
@@ -7813,40 +7827,38 @@ static int obj_set_next(const obj_coll *set, obj_iter *it, rdbkit_str *member) {
 /* ---- hashes ---- */
 
 typedef struct obj_field {
-    u32 len;       /* of the name */
+    u32 len; /* of the name */
     u32 value_len;
-    u32 cap;       /* of name and value together */
-    u32 expires;   /* 1: has an expiry */
+    u32 cap;     /* of name and value together */
+    u32 expires; /* 1: has an expiry */
     i64 expire_ms;
-    u8 name[];     /* name, then value */
+    u8 name[]; /* name, then value */
 } obj_field;
 
 static size_t obj_field_size(const void *item) {
     return offsetof(obj_field, name) + ((const obj_field *)item)->cap;
 }
 
-static void obj_hash_free(const obj_env *e, obj_coll *hash) {
-    obj_coll_free(e, hash, obj_field_size);
-}
+static void obj_hash_free(const obj_env *e, obj_coll *hash) { obj_coll_free(e, hash, obj_field_size); }
 
-static u64 obj_hash_n(const obj_coll *hash) {
-    return hash->big ? hash->big->table.live : hash->small.n / 2;
-}
+static u64 obj_hash_n(const obj_coll *hash) { return hash->big ? hash->big->table.live : hash->small.n / 2; }
 
 static rdbkit_str obj_field_value(const obj_field *f) {
     return (rdbkit_str){(const char *)f->name + f->len, f->value_len};
 }
 
-static i64 obj_field_expiry(const obj_field *f) {
-    return f->expires ? f->expire_ms : RDBKIT_NO_EXPIRY;
-}
+static i64 obj_field_expiry(const obj_field *f) { return f->expires ? f->expire_ms : RDBKIT_NO_EXPIRY; }
 
 static obj_field *obj_field_new(const obj_env *e, rdbkit_str name, rdbkit_str value) {
     if (name.len > SEQ_LEN_MAX || value.len > SEQ_LEN_MAX) return NULL;
     const size_t cap = name.len + value.len;
     obj_field *f = e->mem->alloc(e->mem->ctx, offsetof(obj_field, name) + cap);
     if (!f) return NULL;
-    *f = (obj_field){.len = (u32)name.len, .value_len = (u32)value.len, .cap = (u32)cap, .expires = 0, .expire_ms = 0};
+    *f = (obj_field){.len = (u32)name.len,
+                     .value_len = (u32)value.len,
+                     .cap = (u32)cap,
+                     .expires = 0,
+                     .expire_ms = 0};
     if (name.len) memcpy(f->name, name.data, name.len);
     if (value.len) memcpy(f->name + name.len, value.data, value.len);
     return f;
@@ -7863,7 +7875,8 @@ static int obj_hash_grow(const obj_env *e, obj_coll *hash) {
 }
 
 /* The value and the expiry of a field: 1, or 0 if there is none. */
-static int obj_hash_get(const obj_env *e, const obj_coll *hash, rdbkit_str field, rdbkit_str *value, i64 *expire_ms) {
+static int obj_hash_get(const obj_env *e, const obj_coll *hash, rdbkit_str field, rdbkit_str *value,
+                        i64 *expire_ms) {
     *expire_ms = RDBKIT_NO_EXPIRY;
     if (hash->big) {
         const obj_field *f = tab_get(&hash->big->table, e->seed, field);
@@ -7896,7 +7909,8 @@ static int obj_hash_expire(const obj_env *e, obj_coll *hash, rdbkit_str field, i
     return 1;
 }
 
-static int obj_hash_put_big(const obj_env *e, obj_big *big, rdbkit_str field, rdbkit_str value, i64 expire_ms) {
+static int obj_hash_put_big(const obj_env *e, obj_big *big, rdbkit_str field, rdbkit_str value,
+                            i64 expire_ms) {
     const u32 i = tab_find(&big->table, e->seed, field);
     obj_field *f = i == TAB_NONE ? NULL : big->table.item[i];
     int is_new = !f;
@@ -7928,8 +7942,8 @@ static int obj_hash_put(const obj_env *e, obj_coll *hash, rdbkit_str field, rdbk
     if (!hash->big) {
         seq_items *s = &hash->small;
         seq_at at = seq_find(s, field, 2);
-        const int grow = field.len > OBJ_ITEM_LEN || value.len > OBJ_ITEM_LEN || expire_ms != RDBKIT_NO_EXPIRY ||
-                         (at == UINT32_MAX && s->n >= 2 * OBJ_HASH_N);
+        const int grow = field.len > OBJ_ITEM_LEN || value.len > OBJ_ITEM_LEN ||
+                         expire_ms != RDBKIT_NO_EXPIRY || (at == UINT32_MAX && s->n >= 2 * OBJ_HASH_N);
         int st = grow ? obj_hash_grow(e, hash) : 0;
         if (st) return st;
         if (!grow && at != UINT32_MAX) {
@@ -7984,7 +7998,8 @@ static int obj_hash_remove(const obj_env *e, obj_coll *hash, rdbkit_str field) {
 }
 
 /* The next field: 1, or 0 at the end. */
-static int obj_hash_next(const obj_coll *hash, obj_iter *it, rdbkit_str *field, rdbkit_str *value, i64 *expire_ms) {
+static int obj_hash_next(const obj_coll *hash, obj_iter *it, rdbkit_str *field, rdbkit_str *value,
+                         i64 *expire_ms) {
     *expire_ms = RDBKIT_NO_EXPIRY;
     if (hash->big) {
         u32 i = *it == OBJ_BEGIN ? 0 : *it;
@@ -8003,9 +8018,7 @@ static int obj_hash_next(const obj_coll *hash, obj_iter *it, rdbkit_str *field, 
     return 1;
 }
 
-static int obj_hash_expires(const obj_coll *hash) {
-    return hash->big && hash->big->expires;
-}
+static int obj_hash_expires(const obj_coll *hash) { return hash->big && hash->big->expires; }
 
 /* ---- sorted sets ---- */
 
@@ -8019,13 +8032,9 @@ static size_t obj_scored_size(const void *item) {
     return offsetof(obj_scored, name) + ((const obj_scored *)item)->len;
 }
 
-static void obj_zset_free(const obj_env *e, obj_coll *z) {
-    obj_coll_free(e, z, obj_scored_size);
-}
+static void obj_zset_free(const obj_env *e, obj_coll *z) { obj_coll_free(e, z, obj_scored_size); }
 
-static u64 obj_zset_n(const obj_coll *z) {
-    return z->big ? z->big->table.live : z->small.n;
-}
+static u64 obj_zset_n(const obj_coll *z) { return z->big ? z->big->table.live : z->small.n; }
 
 static int obj_bytes_cmp(rdbkit_str a, rdbkit_str b) {
     const size_t n = a.len < b.len ? a.len : b.len;
@@ -8039,9 +8048,7 @@ static int obj_zset_order(double a_score, rdbkit_str a, double b_score, rdbkit_s
     return obj_bytes_cmp(a, b);
 }
 
-static rdbkit_str obj_scored_name(const obj_scored *m) {
-    return (rdbkit_str){(const char *)m->name, m->len};
-}
+static rdbkit_str obj_scored_name(const obj_scored *m) { return (rdbkit_str){(const char *)m->name, m->len}; }
 
 static int obj_scored_cmp(const void *a, const void *b) {
     const obj_scored *x = a, *y = b;
@@ -9250,7 +9257,7 @@ typedef struct ks_memory {
     u64 used, peak, limit; /* bytes asked of inner; limit 0: none */
     int over;              /* the limit made an allocation fail */
     ks_chunk *chunks;
-    u8 *fresh, *fresh_end;     /* the room left in the first chunk */
+    u8 *fresh, *fresh_end;        /* the room left in the first chunk */
     void *free[KS_SMALL / 8 + 1]; /* by size in units of 8 bytes: each begins with the address of the next */
 } ks_memory;
 
@@ -9271,9 +9278,7 @@ static void *ks_memory_large(ks_memory *m, size_t size) {
     return p;
 }
 
-static int ks_memory_is_small(size_t size) {
-    return KS_CHUNKS && size <= KS_SMALL;
-}
+static int ks_memory_is_small(size_t size) { return KS_CHUNKS && size <= KS_SMALL; }
 
 /* A piece of so many units of 8 bytes. What is left of the chunk before goes to the free pieces. */
 static PORT_NOINLINE void *ks_memory_refill(ks_memory *m, size_t units) {
@@ -9427,17 +9432,17 @@ struct rdbkit_keyspace {
     int in_is_aux;
 
     /* a frozen value that is read */
-    ks_feeder thaw; /* whose visitor makes the value */
-    void *made;              /* the value in the making */
-    mem_buf made_text;       /* a string */
+    ks_feeder thaw;    /* whose visitor makes the value */
+    void *made;        /* the value in the making */
+    mem_buf made_text; /* a string */
 
     /* commands */
-    mem_buf queue;           /* of a transaction: commands, see cmd_ */
+    mem_buf queue; /* of a transaction: commands, see cmd_ */
     int in_multi;
-    const rdbkit_command *command; /* the one that runs */
+    const rdbkit_command *command;  /* the one that runs */
     const struct cmd_row *last_row; /* of the last command: the next is often the same */
     rdbkit_replay_stats stats;
-    mem_buf tmp[4];          /* for the commands */
+    mem_buf tmp[4]; /* for the commands */
     rdbkit_error error;
 };
 
@@ -9474,9 +9479,7 @@ static int ks_nomem(rdbkit_keyspace *ks) {
 }
 
 /* What obj_ and tab_ answered, as a status: what is positive is fine. */
-PORT_INLINE int ks_status(rdbkit_keyspace *ks, int st) {
-    return PORT_LIKELY(st >= 0) ? 0 : ks_nomem(ks);
-}
+PORT_INLINE int ks_status(rdbkit_keyspace *ks, int st) { return PORT_LIKELY(st >= 0) ? 0 : ks_nomem(ks); }
 
 /* Something that may make the result differ from what the server had. 0, or what the callback answers. */
 static int ks_event(rdbkit_keyspace *ks, rdbkit_replay_kind kind, const char *text) {
@@ -9494,9 +9497,7 @@ static int ks_refuse(rdbkit_keyspace *ks, const char *why) {
 }
 
 /* Whether the log is of a server older than a release. Valkey's first is 7.2. */
-static int ks_before(const rdbkit_keyspace *ks, int release) {
-    return ks->release && ks->release < release;
-}
+static int ks_before(const rdbkit_keyspace *ks, int release) { return ks->release && ks->release < release; }
 
 /* ---- keys ---- */
 
@@ -9521,13 +9522,9 @@ static ks_times ks_times_of(const ks_key *k) {
     return k->has_times ? ((const ks_times *)(const void *)k)[-1] : ks_no_times;
 }
 
-static i64 ks_expiry(const ks_key *k) {
-    return ks_times_of(k).expire_ms;
-}
+static i64 ks_expiry(const ks_key *k) { return ks_times_of(k).expire_ms; }
 
-static rdbkit_str ks_key_name(const ks_key *k) {
-    return (rdbkit_str){(const char *)k->name, k->len};
-}
+static rdbkit_str ks_key_name(const ks_key *k) { return (rdbkit_str){(const char *)k->name, k->len}; }
 
 static void ks_value_free(rdbkit_keyspace *ks, rdbkit_shape shape, void *p) {
     const obj_env *e = &ks->env;
@@ -9633,7 +9630,8 @@ static int ks_put_item(rdbkit_keyspace *ks, ks_key *k) {
 }
 
 /* An item with room for text bytes of a string, and for times. */
-static ks_key *ks_key_new(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, size_t text, const ks_times *times) {
+static ks_key *ks_key_new(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape shape, size_t text,
+                          const ks_times *times) {
     const int has_times = memcmp(times, &ks_no_times, sizeof *times) != 0;
     if (name.len > SEQ_LEN_MAX || text > SEQ_LEN_MAX) return NULL;
     u8 *start = ks->env.mem->alloc(ks->env.mem->ctx, ks_key_size(name.len, text, has_times));
@@ -9650,7 +9648,8 @@ static ks_key *ks_key_new(rdbkit_keyspace *ks, rdbkit_str name, rdbkit_shape sha
 }
 
 /* The same key in a new item: name, room and times may be others. NULL without memory; the old item is not freed. */
-static ks_key *ks_key_remake(rdbkit_keyspace *ks, const ks_key *k, rdbkit_str name, size_t text, const ks_times *times) {
+static ks_key *ks_key_remake(rdbkit_keyspace *ks, const ks_key *k, rdbkit_str name, size_t text,
+                             const ks_times *times) {
     ks_key *to = ks_key_new(ks, name, (rdbkit_shape)k->shape, text, times);
     if (!to) return NULL;
     to->frozen = k->frozen;
@@ -9691,9 +9690,7 @@ static rdbkit_str ks_string(const ks_key *k) {
     return (rdbkit_str){(const char *)k->name + k->len, k->v.s.len};
 }
 
-static u8 *ks_string_bytes(ks_key *k) {
-    return k->name + k->len;
-}
+static u8 *ks_string_bytes(ks_key *k) { return k->name + k->len; }
 
 /* Set a key to a string, whatever it was: its expiry is gone. The value must not be of the keyspace. *out: the key,
  * or NULL if the caller does not want it. */
@@ -9722,7 +9719,8 @@ static int ks_string_grow(rdbkit_keyspace *ks, ks_key **k, u64 len) {
     if (len > from->v.s.cap) {
         const u32 i = ks_index(ks, ks_key_name(from));
         u64 cap = from->v.s.cap ? len + len / 4 : len;
-        if (len > SEQ_LEN_MAX) return ks_fail(ks, RDBKIT_ERR_LIMIT, "a string of %llu bytes", (unsigned long long)len);
+        if (len > SEQ_LEN_MAX)
+            return ks_fail(ks, RDBKIT_ERR_LIMIT, "a string of %llu bytes", (unsigned long long)len);
         if (cap > SEQ_LEN_MAX) cap = SEQ_LEN_MAX;
         const ks_times times = ks_times_of(from);
         ks_key *to = ks_key_remake(ks, from, ks_key_name(from), (size_t)cap, &times);
@@ -9741,9 +9739,7 @@ static int ks_string_grow(rdbkit_keyspace *ks, ks_key **k, u64 len) {
 
 /* ---- frozen values ---- */
 
-static int ks_is_valkey(const rdbkit_type *type) {
-    return !(type->lineage & FMT_R);
-}
+static int ks_is_valkey(const rdbkit_type *type) { return !(type->lineage & FMT_R); }
 
 /* Events of a frozen value that is read to be changed. */
 static int ks_made_string(void *user, rdbkit_str value) {
@@ -9835,7 +9831,8 @@ static void ks_feeder_free(ks_feeder *f) {
 }
 
 /* A reader for records without names, at the place where the first one begins. */
-static rdbkit_reader *ks_record_reader(const rdbkit_reader_options *options, const rdbkit_visitor *v, int valkey) {
+static rdbkit_reader *ks_record_reader(const rdbkit_reader_options *options, const rdbkit_visitor *v,
+                                       int valkey) {
     rdbkit_reader *r = rdbkit_reader_new(options, v);
     if (r && rdbkit_reader_feed(r, valkey ? "VALKEY080" : "REDIS0012", 9) == RDBKIT_MORE) return r;
     rdbkit_reader_free(r);
@@ -9920,8 +9917,8 @@ static int ks_thaw(rdbkit_keyspace *ks, ks_key **k) {
 
 /* Put checked RDB bytes under a name: a short string as a string, all else frozen. value: what stands after a key's
  * name in a file. *out: the key. */
-static int ks_put_frozen(rdbkit_keyspace *ks, rdbkit_str name, const rdbkit_type *type, const void *value, size_t len,
-                         ks_key **out) {
+static int ks_put_frozen(rdbkit_keyspace *ks, rdbkit_str name, const rdbkit_type *type, const void *value,
+                         size_t len, ks_key **out) {
     const u8 *p = value;
     if (type->shape == RDBKIT_STRING && len > 0 && p[0] >> 6 <= 2) { /* neither integer nor LZF */
         const size_t head = p[0] >> 6 == 0 ? 1 : p[0] >> 6 == 1 ? 2 : p[0] == 0x80 ? 5 : 9;
@@ -9944,7 +9941,6 @@ static int ks_put_frozen(rdbkit_keyspace *ks, rdbkit_str name, const rdbkit_type
 }
 
 /* ---- what commands ask for ---- */
-
 
 /* The key of a name, if it has a shape: *out is NULL if it is not there. The value is not frozen. Returns 0,
  * KS_REFUSED for another shape, or an error. */
@@ -10115,7 +10111,8 @@ static int ks_on_key(void *user, const rdbkit_key *key) {
     ks->in_name.len = ks->in_raw.len = 0;
     ks_select(ks, key->db);
     if (ks_find(ks, key->name)) {
-        (void)ks_fail(ks, RDBKIT_ERR_DAMAGED, "at %llu: a key that is there already, found once more in an RDB",
+        (void)ks_fail(ks, RDBKIT_ERR_DAMAGED,
+                      "at %llu: a key that is there already, found once more in an RDB",
                       (unsigned long long)key->offset);
         return RDBKIT_ERR_DAMAGED;
     }
@@ -10199,9 +10196,7 @@ static int ks_emit_hash(const obj_coll *hash, const rdbkit_visitor *v) {
 }
 
 /* Whether the server whose log this is had stream counters: Redis 7.0 or later. */
-static int ks_has_counters(const rdbkit_keyspace *ks) {
-    return !ks_before(ks, 700);
-}
+static int ks_has_counters(const rdbkit_keyspace *ks) { return !ks_before(ks, 700); }
 
 /* The elements of a value that is not frozen. */
 static int ks_emit_value(const rdbkit_keyspace *ks, const ks_key *k, const rdbkit_visitor *v) {
@@ -10301,7 +10296,8 @@ static int ks_emit_dbs(ks_out *o) {
 }
 
 static int ks_emit_extra(const ks_extra *x, const rdbkit_visitor *v) {
-    const rdbkit_str name = {(const char *)x->data, x->name_len}, data = {(const char *)x->data + x->name_len, x->len};
+    const rdbkit_str name = {(const char *)x->data, x->name_len},
+                     data = {(const char *)x->data + x->name_len, x->len};
     if (!x->aux.module[0]) return v->aux ? v->aux(v->user, name, data) : 0;
     if (!v->module_aux) return 0;
     int st = v->module_aux(v->user, &x->aux);
@@ -10322,7 +10318,8 @@ static int ks_emit_functions(const rdbkit_keyspace *ks, const rdbkit_visitor *v)
     const ks_library *l;
     int st = 0;
     for (u32 i = 0; !st && v->function && (l = tab_next(&ks->libraries, &i)) != NULL;)
-        st = v->function(v->user, (rdbkit_str){(const char *)l->name + l->len, l->code_len}, FMT_OP_FUNCTION2);
+        st =
+            v->function(v->user, (rdbkit_str){(const char *)l->name + l->len, l->code_len}, FMT_OP_FUNCTION2);
     return st;
 }
 
@@ -10350,7 +10347,8 @@ static int ks_copy(rdbkit_keyspace *ks, const ks_key *from, rdbkit_str name) {
     int st;
     if (from->frozen) {
         const ks_frozen *f = from->v.p;
-        st = ks_put_frozen(ks, name, f->type, f->record + KS_RECORD_HEAD, (size_t)f->len - KS_RECORD_HEAD, &k);
+        st =
+            ks_put_frozen(ks, name, f->type, f->record + KS_RECORD_HEAD, (size_t)f->len - KS_RECORD_HEAD, &k);
         return st ? st : ks_expire(ks, k, expire_ms);
     }
     if (from->shape == RDBKIT_STRING) {
@@ -10398,9 +10396,7 @@ static int ks_release_of_target(const rdbkit_target *t) {
     return dash ? ks_release_of((rdbkit_str){dash + 1, strlen(dash + 1)}) : 0;
 }
 
-static void ks_flush_db(rdbkit_keyspace *ks, ks_db *db) {
-    ks_keys_free(ks, &db->keys);
-}
+static void ks_flush_db(rdbkit_keyspace *ks, ks_db *db) { ks_keys_free(ks, &db->keys); }
 
 static void ks_flush(rdbkit_keyspace *ks) {
     ks_db *db;
@@ -10421,7 +10417,8 @@ static void ks_free(rdbkit_keyspace *ks) {
         ks->extras = x->next;
         mem->free(mem->ctx, x, offsetof(ks_extra, data) + x->name_len + x->len);
     }
-    mem_buf *bufs[] = {&ks->in_name, &ks->in_raw, &ks->made_text, &ks->queue, &ks->tmp[0], &ks->tmp[1], &ks->tmp[2], &ks->tmp[3]};
+    mem_buf *bufs[] = {&ks->in_name, &ks->in_raw, &ks->made_text, &ks->queue,
+                       &ks->tmp[0],  &ks->tmp[1], &ks->tmp[2],    &ks->tmp[3]};
     for (size_t i = 0; i < sizeof bufs / sizeof bufs[0]; i++) mem_buf_free(mem, bufs[i]);
     ks_feeder_free(&ks->thaw);
     ks_memory_end(&ks->memory);
@@ -10456,7 +10453,8 @@ static void ks_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats) {
     for (u32 i = 0; (db = tab_next(&ks->dbs, &i)) != NULL;) {
         stats->databases += db->keys.live > 0;
         stats->keys += db->keys.live;
-        for (u32 j = 0; (k = tab_next(&db->keys, &j)) != NULL;) stats->expires += ks_expiry(k) != RDBKIT_NO_EXPIRY;
+        for (u32 j = 0; (k = tab_next(&db->keys, &j)) != NULL;)
+            stats->expires += ks_expiry(k) != RDBKIT_NO_EXPIRY;
     }
     stats->functions = ks->libraries.live;
     stats->memory = ks->memory.used, stats->memory_peak = ks->memory.peak;
@@ -11040,7 +11038,8 @@ static int cmd_long_double(rdbkit_str s, long double *v) {
 /* The sum of two numbers as INCRBYFLOAT and HINCRBYFLOAT write it. text: CMD_FLOAT_MAX bytes, not terminated. */
 static int cmd_add_float(rdbkit_keyspace *ks, rdbkit_str old, rdbkit_str by, char *text, size_t *len) {
     long double a, b;
-    if (cmd_long_double(old, &a) || cmd_long_double(by, &b)) return ks_refuse(ks, "value is not a valid float");
+    if (cmd_long_double(old, &a) || cmd_long_double(by, &b))
+        return ks_refuse(ks, "value is not a valid float");
     a += b;
     if (isnan(a) || isinf(a)) return ks_refuse(ks, "increment would produce NaN or Infinity");
     *len = (size_t)snprintf(text, CMD_FLOAT_MAX, "%.17Lf", a);
@@ -11060,7 +11059,8 @@ static i64 cmd_now(rdbkit_keyspace *ks) {
 
 /* Seconds or milliseconds, from now or from 1970, as unix time in milliseconds. */
 static int cmd_time(rdbkit_keyspace *ks, i64 v, int seconds, int relative, i64 *ms) {
-    if (seconds && (v > INT64_MAX / 1000 || v < INT64_MIN / 1000)) return ks_refuse(ks, "invalid expire time");
+    if (seconds && (v > INT64_MAX / 1000 || v < INT64_MIN / 1000))
+        return ks_refuse(ks, "invalid expire time");
     *ms = seconds ? v * 1000 : v;
     if (!relative) return 0;
     const i64 now = cmd_now(ks);
@@ -11192,7 +11192,6 @@ static int cmd_double(rdbkit_keyspace *ks, rdbkit_str s, double *v) {
 
 /* ---- lists, sets, sorted sets, hashes: what they share ---- */
 
-
 /* An integer that is at least min. */
 static int cmd_int_from(rdbkit_keyspace *ks, rdbkit_str s, i64 min, i64 *v) {
     int st = cmd_int(ks, s, v);
@@ -11200,9 +11199,7 @@ static int cmd_int_from(rdbkit_keyspace *ks, rdbkit_str s, i64 min, i64 *v) {
 }
 
 /* Whether it is the blocking form of a command: in a file it does what it does if it need not wait. */
-static int cmd_blocks(rdbkit_str name) {
-    return (name.data[0] | 32) == 'b';
-}
+static int cmd_blocks(rdbkit_str name) { return (name.data[0] | 32) == 'b'; }
 
 static int cmd_timeout(rdbkit_keyspace *ks, rdbkit_str s) {
     double seconds;
@@ -11306,13 +11303,9 @@ static int cmd_list_pop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, int 
     return st;
 }
 
-static int cmd_lpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
-    return cmd_list_pop(ks, a, n, 1);
-}
+static int cmd_lpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) { return cmd_list_pop(ks, a, n, 1); }
 
-static int cmd_rpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
-    return cmd_list_pop(ks, a, n, 0);
-}
+static int cmd_rpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) { return cmd_list_pop(ks, a, n, 0); }
 
 /* BLPOP and BRPOP. */
 static int cmd_blpop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
@@ -11434,7 +11427,8 @@ static int cmd_list_rotate(rdbkit_keyspace *ks, ks_key *k, int front) {
     int st = ks_status(ks, mem_buf_add(ks->env.mem, b, item.data, item.len));
     if (st) return st;
     cmd_list_cut(ks, k, front, 1);
-    return ks_status(ks, obj_list_push(&ks->env, k->v.p, !front, (rdbkit_str){(const char *)b->data, b->len}));
+    return ks_status(ks,
+                     obj_list_push(&ks->env, k->v.p, !front, (rdbkit_str){(const char *)b->data, b->len}));
 }
 
 static int cmd_list_move(rdbkit_keyspace *ks, const rdbkit_str *a, int from_front, int to_front) {
@@ -11517,7 +11511,8 @@ static int cmd_spop(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     int st = n > 2 ? cmd_int_from(ks, a[2], 0, &count) : 0;
     if (!st) st = ks_get(ks, a[1], RDBKIT_SET, &k);
     if (st || !k || count == 0) return st;
-    if ((u64)count < ks_count(k)) return ks_event(ks, RDBKIT_REPLAY_UNSURE, "SPOP takes random members: skipped");
+    if ((u64)count < ks_count(k))
+        return ks_event(ks, RDBKIT_REPLAY_UNSURE, "SPOP takes random members: skipped");
     (void)ks_drop(ks, a[1]);
     return 0;
 }
@@ -11670,7 +11665,8 @@ static int cmd_diff(cmd_combine *c) {
     for (size_t i = 1; !st && !look_up && i < c->n; i++) {
         at = cmd_input_begin(&c->in[i]);
         while (cmd_input_next(&c->in[i], &at, &member, &score))
-            (void)(c->shape == RDBKIT_SET ? obj_set_remove(e, c->out, member) : obj_zset_remove(e, c->out, member));
+            (void)(c->shape == RDBKIT_SET ? obj_set_remove(e, c->out, member)
+                                          : obj_zset_remove(e, c->out, member));
     }
     return st;
 }
@@ -11698,7 +11694,8 @@ static int cmd_inter_is_empty(rdbkit_keyspace *ks, const rdbkit_str *key, size_t
 
 static int cmd_set_store(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, enum cmd_setop op) {
     cmd_combine c = {ks, NULL, 0, CMD_SUM, RDBKIT_SET, NULL};
-    if (op == CMD_INTER && ks_before(ks, 700) && cmd_inter_is_empty(ks, a + 2, n - 2)) return (void)ks_drop(ks, a[1]), 0;
+    if (op == CMD_INTER && ks_before(ks, 700) && cmd_inter_is_empty(ks, a + 2, n - 2))
+        return (void)ks_drop(ks, a[1]), 0;
     int st = cmd_inputs(&c, a + 2, n - 2);
     return st ? st : cmd_combine_store(&c, op, a[1]);
 }
@@ -11818,8 +11815,8 @@ static int cmd_zadd_scores(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, d
 }
 
 /* Score and member, n times. */
-static int cmd_zadd_pairs(rdbkit_keyspace *ks, rdbkit_str key, const cmd_zadd_options *o,
-                          const rdbkit_str *a, size_t n) {
+static int cmd_zadd_pairs(rdbkit_keyspace *ks, rdbkit_str key, const cmd_zadd_options *o, const rdbkit_str *a,
+                          size_t n) {
     double one;
     const double *scores;
     ks_key *k;
@@ -12026,7 +12023,8 @@ static int cmd_lex_ranks(rdbkit_keyspace *ks, const obj_coll *z, const cmd_range
     const int mixed = low != high && !(r->from.end && r->to.end);
     if (mixed) st = ks_event(ks, RDBKIT_REPLAY_UNSURE, "a range of names where scores differ");
     *from = *to = 0;
-    if (mixed && !z->big && !cmd_lex_touches(z, r)) return st; /* a packed one is looked at from its ends first */
+    if (mixed && !z->big && !cmd_lex_touches(z, r))
+        return st; /* a packed one is looked at from its ends first */
     *from = cmd_lex_rank(z, &r->from, 0, mixed);
     *to = mixed && !r->to.end ? cmd_lex_walk(z, &r->to, *from) : cmd_lex_rank(z, &r->to, *from, mixed);
     return st;
@@ -12136,7 +12134,8 @@ static int cmd_zrangestore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     if (!st) st = ks_get(ks, a[2], RDBKIT_ZSET, &k);
     if (!st && k) st = cmd_range_ranks(ks, k->v.p, &r, &from, &to);
     if (!st && o.offset < 0 && to > from && o.by != CMD_BY_RANK)
-        st = ks_event(ks, RDBKIT_REPLAY_UNSURE, "a negative offset: nothing, or counted from the end in later servers");
+        st = ks_event(ks, RDBKIT_REPLAY_UNSURE,
+                      "a negative offset: nothing, or counted from the end in later servers");
     if (st) return st;
     obj_coll *z = ks_value_new(ks, RDBKIT_ZSET);
     if (!z) return ks_nomem(ks);
@@ -12225,7 +12224,8 @@ static int cmd_hash_fields(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, s
     if (n < 2 || at > n - 2 || !cmd_is(a[at], "fields")) return ks_refuse(ks, "FIELDS is missing");
     int st = cmd_int_from(ks, a[at + 1], 1, &count);
     const u64 left = n - at - 2;
-    return !st && (left % each || (u64)count != left / each) ? ks_refuse(ks, "the number of fields is wrong") : st;
+    return !st && (left % each || (u64)count != left / each) ? ks_refuse(ks, "the number of fields is wrong")
+                                                             : st;
 }
 
 /* A time of a field. Servers refuse a negative one from a client, and take it for 0 while they load; in an RDB 0 means
@@ -12240,8 +12240,7 @@ static int cmd_hash_time(rdbkit_keyspace *ks, rdbkit_str s, int seconds, int rel
 
 /* Give fields a time, or none, where they are and the condition allows it. */
 static int cmd_hash_expire(rdbkit_keyspace *ks, rdbkit_str key, const rdbkit_str *field, size_t n,
-                           unsigned condition,
-                           i64 ms) {
+                           unsigned condition, i64 ms) {
     rdbkit_str value;
     i64 old;
     ks_key *k;
@@ -12320,7 +12319,8 @@ static int cmd_hash_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t 
         } else st = ks_refuse(ks, "syntax error");
     }
     *at = i;
-    const int excluded = o->keep_ttl + o->persist + (o->times > 0) > 1 || (o->nx && o->xx) || (o->fnx && o->fxx);
+    const int excluded =
+        o->keep_ttl + o->persist + (o->times > 0) > 1 || (o->nx && o->xx) || (o->fnx && o->fxx);
     return !st && excluded ? ks_refuse(ks, "options that exclude each other") : st;
 }
 
@@ -12515,7 +12515,8 @@ static int cmd_bitfield(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     for (size_t i = 2; i < n;) {
         st = cmd_field_next(ks, a, n, &i, &f);
         if (st) return st;
-        if (f.op == CMD_FIELD_SET || f.op == CMD_FIELD_ADD) cmd_field_run(&f, ks_string_bytes(k), ks_before(ks, 600));
+        if (f.op == CMD_FIELD_SET || f.op == CMD_FIELD_ADD)
+            cmd_field_run(&f, ks_string_bytes(k), ks_before(ks, 600));
     }
     return 0;
 }
@@ -13454,7 +13455,7 @@ static int cmd_trim_refs(rdbkit_keyspace *ks, xs_stream *s, const cmd_trim *t) {
         if (++id.seq == 0 && ++id.ms == 0) break;
     }
     return kept ? ks_event(ks, RDBKIT_REPLAY_UNSURE,
-                            "ACKED kept entries: how far a server looks depends on its nodes")
+                           "ACKED kept entries: how far a server looks depends on its nodes")
                 : 0;
 }
 
@@ -13803,7 +13804,7 @@ static int cmd_claim_all(rdbkit_keyspace *ks, const rdbkit_str *a, const xs_stre
     if (c->claimed && c->time_ms > c->to->seen_ms) c->to->seen_ms = c->time_ms;
     if (c->gone && !ks->release)
         return ks_event(ks, RDBKIT_REPLAY_UNSURE,
-                         "a deleted message was claimed: servers before 7.0 keep it pending");
+                        "a deleted message was claimed: servers before 7.0 keep it pending");
     return (c->claimed && !c->timed) || c->clock
                ? ks_event(ks, RDBKIT_REPLAY_RELATIVE, "a delivery time by the clock")
                : 0;
@@ -13951,7 +13952,8 @@ static int cmd_set_option(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, si
     return cmd_time_option(ks, a[++*i], seconds, relative, &o->expire_ms);
 }
 
-static int cmd_set_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t from, cmd_set_options *o) {
+static int cmd_set_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, size_t from,
+                              cmd_set_options *o) {
     memset(o, 0, sizeof *o);
     int st = 0;
     for (size_t i = from; !st && i < n; i++) st = cmd_set_option(ks, a, n, &i, o);
@@ -14076,7 +14078,8 @@ static int cmd_incr(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     if (st) return st;
     if (down && by == INT64_MIN) return ks_refuse(ks, "decrement would overflow");
     if (down) by = -by;
-    if (by > 0 ? old > INT64_MAX - by : old < INT64_MIN - by) return ks_refuse(ks, "increment or decrement would overflow");
+    if (by > 0 ? old > INT64_MAX - by : old < INT64_MIN - by)
+        return ks_refuse(ks, "increment or decrement would overflow");
     u8 text[NUM_INT_MAX];
     const size_t len = (size_t)(num_i64(text, old + by) - text);
     const i64 expire_ms = k ? ks_expiry(k) : RDBKIT_NO_EXPIRY;
@@ -14212,7 +14215,8 @@ static int cmd_copy(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
         else st = ks_refuse(ks, "syntax error");
     }
     if (st) return st;
-    if (db == here && seq_same(a[1], a[2])) return ks_refuse(ks, "source and destination objects are the same");
+    if (db == here && seq_same(a[1], a[2]))
+        return ks_refuse(ks, "source and destination objects are the same");
     const ks_key *k = ks_find(ks, a[1]);
     if (!k) return 0;
     ks_select(ks, db);
@@ -14237,7 +14241,8 @@ static int cmd_swapdb(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
 
 /* FLUSHDB, FLUSHALL. */
 static int cmd_flush(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
-    if (n > 2 || (n == 2 && !cmd_is(a[1], "async") && !cmd_is(a[1], "sync"))) return ks_refuse(ks, "syntax error");
+    if (n > 2 || (n == 2 && !cmd_is(a[1], "async") && !cmd_is(a[1], "sync")))
+        return ks_refuse(ks, "syntax error");
     if (cmd_is(a[0], "flushall")) ks_flush(ks);
     else if (ks_keys(ks, 0)) ks_flush_db(ks, ks->at);
     return 0;
@@ -14312,7 +14317,8 @@ static int cmd_payload(rdbkit_keyspace *ks, rdbkit_str payload, int *valkey) {
     const u8 *end = (const u8 *)payload.data + payload.len;
     const unsigned version = port_le16(end - CMD_FOOTER);
     *valkey = version >= FMT_MIN_VALKEY;
-    if (version > (unsigned)(*valkey ? FMT_MAX_VALKEY : FMT_MAX_REDIS)) return ks_refuse(ks, "payload of an unknown version");
+    if (version > (unsigned)(*valkey ? FMT_MAX_VALKEY : FMT_MAX_REDIS))
+        return ks_refuse(ks, "payload of an unknown version");
     if (crc_update(0, (const u8 *)payload.data, payload.len - 8) != port_le64(end - 8))
         return ks_refuse(ks, "payload checksum is wrong");
     return 0;
@@ -14366,7 +14372,8 @@ typedef struct cmd_restore_options {
     i64 idle_s, freq;
 } cmd_restore_options;
 
-static int cmd_restore_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n, cmd_restore_options *o) {
+static int cmd_restore_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n,
+                                  cmd_restore_options *o) {
     int st = 0;
     *o = (cmd_restore_options){0, 0, RDBKIT_NO_HINT, RDBKIT_NO_HINT};
     for (size_t i = 4; !st && i < n; i++) {
@@ -14376,7 +14383,8 @@ static int cmd_restore_options_of(rdbkit_keyspace *ks, const rdbkit_str *a, size
         else if (cmd_is(a[i], "freq") && i + 1 < n) st = cmd_int(ks, a[++i], &o->freq);
         else st = ks_refuse(ks, "syntax error");
     }
-    if (!st && (o->idle_s < RDBKIT_NO_HINT || o->freq < RDBKIT_NO_HINT || o->freq > 255)) st = ks_refuse(ks, "out of range");
+    if (!st && (o->idle_s < RDBKIT_NO_HINT || o->freq < RDBKIT_NO_HINT || o->freq > 255))
+        st = ks_refuse(ks, "out of range");
     return st;
 }
 
@@ -14394,7 +14402,8 @@ static int cmd_restore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     const u8 *p = (const u8 *)a[3].data;
     const size_t len = a[3].len - CMD_FOOTER;
     const rdbkit_type *type = fmt_type_find(valkey ? FMT_V : FMT_R, p[0]);
-    st = type && type->layout ? cmd_value_sound(ks, p, len, valkey) : ks_refuse(ks, "a payload of an unknown type");
+    st = type && type->layout ? cmd_value_sound(ks, p, len, valkey)
+                              : ks_refuse(ks, "a payload of an unknown type");
     if (!st && ttl && !o.absolute) st = cmd_time(ks, ttl, 0, 1, &ttl);
     ks_key *k;
     if (!st) st = ks_put_frozen(ks, a[1], type, p + 1, len - 1, &k);
@@ -14403,7 +14412,8 @@ static int cmd_restore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
 
 /* A library's name, from its first line: #!engine name=library. */
 static int cmd_library_name(rdbkit_keyspace *ks, rdbkit_str code, rdbkit_str *name) {
-    if (code.len < 2 || code.data[0] != '#' || code.data[1] != '!') return ks_refuse(ks, "a library without #! line");
+    if (code.len < 2 || code.data[0] != '#' || code.data[1] != '!')
+        return ks_refuse(ks, "a library without #! line");
     *name = loss_library_name(code);
     return name->data == code.data ? ks_refuse(ks, "a library without name") : 0;
 }
@@ -14411,14 +14421,15 @@ static int cmd_library_name(rdbkit_keyspace *ks, rdbkit_str code, rdbkit_str *na
 static int cmd_function_load(rdbkit_keyspace *ks, rdbkit_str code, int replace) {
     rdbkit_str name;
     int st = cmd_library_name(ks, code, &name);
-    if (!st && !replace && tab_get(&ks->libraries, ks->env.seed, name)) st = ks_refuse(ks, "the library is there already");
+    if (!st && !replace && tab_get(&ks->libraries, ks->env.seed, name))
+        st = ks_refuse(ks, "the library is there already");
     return st ? st : ks_put_library(ks, name, code);
 }
 
 /* The libraries of a payload, looked at before they are put in. */
 typedef struct cmd_libraries {
     rdbkit_keyspace *ks;
-    int put;   /* 0: look whether one is there already */
+    int put; /* 0: look whether one is there already */
     int clash;
 } cmd_libraries;
 
@@ -14441,7 +14452,8 @@ static int cmd_read_libraries(cmd_libraries *l, rdbkit_str payload, int valkey) 
     const size_t len = payload.len - CMD_FOOTER;
     int st = rdbkit_reader_feed(r, payload.data, len);
     if (st == RDBKIT_MORE) st = rdbkit_reader_feed(r, end, sizeof end); /* done only if nothing is cut */
-    const int sound = st == RDBKIT_DONE && rdbkit_reader_offset(r) == 9 + len + sizeof end && rdbkit_reader_keys(r) == 0;
+    const int sound =
+        st == RDBKIT_DONE && rdbkit_reader_offset(r) == 9 + len + sizeof end && rdbkit_reader_keys(r) == 0;
     rdbkit_reader_free(r);
     if (l->ks->error.code) return l->ks->error.code;
     if (st == RDBKIT_ERR_NOMEM) return ks_nomem(l->ks);
@@ -14453,7 +14465,8 @@ static int cmd_function_restore(rdbkit_keyspace *ks, const rdbkit_str *a, size_t
     const int replace = n > 3 && cmd_is(a[3], "replace"), flush = n > 3 && cmd_is(a[3], "flush");
     cmd_libraries l = {ks, 0, 0};
     int valkey;
-    if (n > 4 || (n == 4 && !replace && !flush && !cmd_is(a[3], "append"))) return ks_refuse(ks, "wrong restore policy");
+    if (n > 4 || (n == 4 && !replace && !flush && !cmd_is(a[3], "append")))
+        return ks_refuse(ks, "wrong restore policy");
     int st = cmd_payload(ks, a[2], &valkey);
     if (!st) st = cmd_read_libraries(&l, a[2], valkey);
     if (!st && l.clash && !replace && !flush) st = ks_refuse(ks, "a library is there already");
@@ -14468,7 +14481,8 @@ static int cmd_function(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
         const int replace = n == 4 && cmd_is(a[2], "replace");
         return n == 3 || replace ? cmd_function_load(ks, a[n - 1], replace) : ks_refuse(ks, "unknown option");
     }
-    if (cmd_is(a[1], "delete") && n == 3) return ks_drop_library(ks, a[2]) ? 0 : ks_refuse(ks, "library not found");
+    if (cmd_is(a[1], "delete") && n == 3)
+        return ks_drop_library(ks, a[2]) ? 0 : ks_refuse(ks, "library not found");
     if (cmd_is(a[1], "restore") && n >= 3) return cmd_function_restore(ks, a, n);
     if (cmd_is(a[1], "flush")) ks_drop_libraries(ks);
     return 0; /* LIST, DUMP, STATS, KILL, HELP */
@@ -14484,134 +14498,136 @@ static int cmd_nothing(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
 /* EVAL, EVALSHA, FCALL. */
 static int cmd_script(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     (void)a, (void)n;
-    if (ks->opt.skip_scripts) return ks_event(ks, RDBKIT_REPLAY_SCRIPT, "a script, which needs Lua, was skipped");
-    return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "a script, %.*s: it cannot be replayed without Lua", (int)a[0].len, a[0].data);
+    if (ks->opt.skip_scripts)
+        return ks_event(ks, RDBKIT_REPLAY_SCRIPT, "a script, which needs Lua, was skipped");
+    return ks_fail(ks, RDBKIT_ERR_UNSUPPORTED, "a script, %.*s: it cannot be replayed without Lua",
+                   (int)a[0].len, a[0].data);
 }
 
 /* Name in lower case, arity as the servers count it (negative: at least), function. In order of name. */
-#define CMD_TABLE(X) \
-    X("append", 3, cmd_append) \
-    X("bitfield", -2, cmd_bitfield) \
-    X("bitop", -4, cmd_bitop) \
-    X("blmove", 6, cmd_lmove) \
-    X("blmpop", -5, cmd_lmpop) \
-    X("blpop", -3, cmd_blpop) \
-    X("brpop", -3, cmd_blpop) \
-    X("brpoplpush", 4, cmd_rpoplpush) \
-    X("bzmpop", -5, cmd_zmpop) \
-    X("bzpopmax", -3, cmd_bzpop) \
-    X("bzpopmin", -3, cmd_bzpop) \
-    X("cluster", -2, cmd_cluster) \
-    X("copy", -3, cmd_copy) \
-    X("decr", 2, cmd_incr) \
-    X("decrby", 3, cmd_incr) \
-    X("del", -2, cmd_del) \
-    X("delex", -2, cmd_delif) \
-    X("delifeq", 3, cmd_delif) \
-    X("eval", -3, cmd_script) \
-    X("evalsha", -3, cmd_script) \
-    X("expire", -3, cmd_expire) \
-    X("expireat", -3, cmd_expire) \
-    X("fcall", -3, cmd_script) \
-    X("flushall", -1, cmd_flush) \
-    X("flushdb", -1, cmd_flush) \
-    X("function", -2, cmd_function) \
-    X("geoadd", -5, cmd_geoadd) \
-    X("georadius", -6, cmd_georadius) \
+#define CMD_TABLE(X)                                  \
+    X("append", 3, cmd_append)                        \
+    X("bitfield", -2, cmd_bitfield)                   \
+    X("bitop", -4, cmd_bitop)                         \
+    X("blmove", 6, cmd_lmove)                         \
+    X("blmpop", -5, cmd_lmpop)                        \
+    X("blpop", -3, cmd_blpop)                         \
+    X("brpop", -3, cmd_blpop)                         \
+    X("brpoplpush", 4, cmd_rpoplpush)                 \
+    X("bzmpop", -5, cmd_zmpop)                        \
+    X("bzpopmax", -3, cmd_bzpop)                      \
+    X("bzpopmin", -3, cmd_bzpop)                      \
+    X("cluster", -2, cmd_cluster)                     \
+    X("copy", -3, cmd_copy)                           \
+    X("decr", 2, cmd_incr)                            \
+    X("decrby", 3, cmd_incr)                          \
+    X("del", -2, cmd_del)                             \
+    X("delex", -2, cmd_delif)                         \
+    X("delifeq", 3, cmd_delif)                        \
+    X("eval", -3, cmd_script)                         \
+    X("evalsha", -3, cmd_script)                      \
+    X("expire", -3, cmd_expire)                       \
+    X("expireat", -3, cmd_expire)                     \
+    X("fcall", -3, cmd_script)                        \
+    X("flushall", -1, cmd_flush)                      \
+    X("flushdb", -1, cmd_flush)                       \
+    X("function", -2, cmd_function)                   \
+    X("geoadd", -5, cmd_geoadd)                       \
+    X("georadius", -6, cmd_georadius)                 \
     X("georadiusbymember", -5, cmd_georadiusbymember) \
-    X("geosearchstore", -8, cmd_geosearchstore) \
-    X("getdel", 2, cmd_getdel) \
-    X("getex", -2, cmd_getex) \
-    X("getset", 3, cmd_getset) \
-    X("hdel", -3, cmd_hdel) \
-    X("hexpire", -6, cmd_hexpire) \
-    X("hexpireat", -6, cmd_hexpireat) \
-    X("hgetdel", -5, cmd_hgetdel) \
-    X("hgetex", -5, cmd_hgetex) \
-    X("hincrby", 4, cmd_hincrby) \
-    X("hincrbyfloat", 4, cmd_hincrbyfloat) \
-    X("hmset", -4, cmd_hset) \
-    X("hpersist", -5, cmd_hpersist) \
-    X("hpexpire", -6, cmd_hpexpire) \
-    X("hpexpireat", -6, cmd_hpexpireat) \
-    X("hset", -4, cmd_hset) \
-    X("hsetex", -6, cmd_hsetex) \
-    X("hsetnx", 4, cmd_hsetnx) \
-    X("incr", 2, cmd_incr) \
-    X("incrby", 3, cmd_incr) \
-    X("incrbyfloat", 3, cmd_incrbyfloat) \
-    X("linsert", 5, cmd_linsert) \
-    X("lmove", 5, cmd_lmove) \
-    X("lmpop", -4, cmd_lmpop) \
-    X("lpop", -2, cmd_lpop) \
-    X("lpush", -3, cmd_lpush) \
-    X("lpushx", -3, cmd_lpushx) \
-    X("lrem", 4, cmd_lrem) \
-    X("lset", 4, cmd_lset) \
-    X("ltrim", 4, cmd_ltrim) \
-    X("move", 3, cmd_move) \
-    X("mset", -3, cmd_mset) \
-    X("msetex", -4, cmd_msetex) \
-    X("msetnx", -3, cmd_mset) \
-    X("persist", 2, cmd_persist) \
-    X("pexpire", -3, cmd_expire) \
-    X("pexpireat", -3, cmd_expire) \
-    X("pfadd", -2, cmd_pfadd) \
-    X("pfcount", -2, cmd_pfcount) \
-    X("pfdebug", -3, cmd_pfdebug) \
-    X("pfmerge", -2, cmd_pfmerge) \
-    X("psetex", 4, cmd_setex) \
-    X("rename", 3, cmd_rename) \
-    X("renamenx", 3, cmd_rename) \
-    X("restore", -4, cmd_restore) \
-    X("restore-asking", -4, cmd_restore) \
-    X("rpop", -2, cmd_rpop) \
-    X("rpoplpush", 3, cmd_rpoplpush) \
-    X("rpush", -3, cmd_rpush) \
-    X("rpushx", -3, cmd_rpushx) \
-    X("sadd", -3, cmd_sadd) \
-    X("sdiffstore", -3, cmd_sdiffstore) \
-    X("select", 2, cmd_select) \
-    X("set", -3, cmd_set) \
-    X("setbit", 4, cmd_setbit) \
-    X("setex", 4, cmd_setex) \
-    X("setnx", 3, cmd_setnx) \
-    X("setrange", 4, cmd_setrange) \
-    X("sflush", -3, cmd_sflush) \
-    X("sinterstore", -3, cmd_sinterstore) \
-    X("smove", 4, cmd_smove) \
-    X("sort", -2, cmd_sort) \
-    X("spop", -2, cmd_spop) \
-    X("srem", -3, cmd_srem) \
-    X("sunionstore", -3, cmd_sunionstore) \
-    X("swapdb", 3, cmd_swapdb) \
-    X("trimslots", -5, cmd_trimslots) \
-    X("unlink", -2, cmd_del) \
-    X("xack", -4, cmd_xack) \
-    X("xackdel", -6, cmd_xackdel) \
-    X("xadd", -5, cmd_xadd) \
-    X("xautoclaim", -6, cmd_xautoclaim) \
-    X("xcfgset", -2, cmd_xcfgset) \
-    X("xclaim", -6, cmd_xclaim) \
-    X("xdel", -3, cmd_xdel) \
-    X("xdelex", -5, cmd_xdelex) \
-    X("xgroup", -2, cmd_xgroup) \
-    X("xidmprecord", 5, cmd_xidmprecord) \
-    X("xreadgroup", -7, cmd_xreadgroup) \
-    X("xsetid", -3, cmd_xsetid) \
-    X("xtrim", -4, cmd_xtrim) \
-    X("zadd", -4, cmd_zadd) \
-    X("zdiffstore", -4, cmd_zdiffstore) \
-    X("zincrby", 4, cmd_zincrby) \
-    X("zinterstore", -4, cmd_zinterstore) \
-    X("zmpop", -4, cmd_zmpop) \
-    X("zpopmax", -2, cmd_zpopmax) \
-    X("zpopmin", -2, cmd_zpopmin) \
-    X("zrangestore", -5, cmd_zrangestore) \
-    X("zrem", -3, cmd_zrem) \
-    X("zremrangebylex", 4, cmd_zremrangebylex) \
-    X("zremrangebyrank", 4, cmd_zremrangebyrank) \
-    X("zremrangebyscore", 4, cmd_zremrangebyscore) \
+    X("geosearchstore", -8, cmd_geosearchstore)       \
+    X("getdel", 2, cmd_getdel)                        \
+    X("getex", -2, cmd_getex)                         \
+    X("getset", 3, cmd_getset)                        \
+    X("hdel", -3, cmd_hdel)                           \
+    X("hexpire", -6, cmd_hexpire)                     \
+    X("hexpireat", -6, cmd_hexpireat)                 \
+    X("hgetdel", -5, cmd_hgetdel)                     \
+    X("hgetex", -5, cmd_hgetex)                       \
+    X("hincrby", 4, cmd_hincrby)                      \
+    X("hincrbyfloat", 4, cmd_hincrbyfloat)            \
+    X("hmset", -4, cmd_hset)                          \
+    X("hpersist", -5, cmd_hpersist)                   \
+    X("hpexpire", -6, cmd_hpexpire)                   \
+    X("hpexpireat", -6, cmd_hpexpireat)               \
+    X("hset", -4, cmd_hset)                           \
+    X("hsetex", -6, cmd_hsetex)                       \
+    X("hsetnx", 4, cmd_hsetnx)                        \
+    X("incr", 2, cmd_incr)                            \
+    X("incrby", 3, cmd_incr)                          \
+    X("incrbyfloat", 3, cmd_incrbyfloat)              \
+    X("linsert", 5, cmd_linsert)                      \
+    X("lmove", 5, cmd_lmove)                          \
+    X("lmpop", -4, cmd_lmpop)                         \
+    X("lpop", -2, cmd_lpop)                           \
+    X("lpush", -3, cmd_lpush)                         \
+    X("lpushx", -3, cmd_lpushx)                       \
+    X("lrem", 4, cmd_lrem)                            \
+    X("lset", 4, cmd_lset)                            \
+    X("ltrim", 4, cmd_ltrim)                          \
+    X("move", 3, cmd_move)                            \
+    X("mset", -3, cmd_mset)                           \
+    X("msetex", -4, cmd_msetex)                       \
+    X("msetnx", -3, cmd_mset)                         \
+    X("persist", 2, cmd_persist)                      \
+    X("pexpire", -3, cmd_expire)                      \
+    X("pexpireat", -3, cmd_expire)                    \
+    X("pfadd", -2, cmd_pfadd)                         \
+    X("pfcount", -2, cmd_pfcount)                     \
+    X("pfdebug", -3, cmd_pfdebug)                     \
+    X("pfmerge", -2, cmd_pfmerge)                     \
+    X("psetex", 4, cmd_setex)                         \
+    X("rename", 3, cmd_rename)                        \
+    X("renamenx", 3, cmd_rename)                      \
+    X("restore", -4, cmd_restore)                     \
+    X("restore-asking", -4, cmd_restore)              \
+    X("rpop", -2, cmd_rpop)                           \
+    X("rpoplpush", 3, cmd_rpoplpush)                  \
+    X("rpush", -3, cmd_rpush)                         \
+    X("rpushx", -3, cmd_rpushx)                       \
+    X("sadd", -3, cmd_sadd)                           \
+    X("sdiffstore", -3, cmd_sdiffstore)               \
+    X("select", 2, cmd_select)                        \
+    X("set", -3, cmd_set)                             \
+    X("setbit", 4, cmd_setbit)                        \
+    X("setex", 4, cmd_setex)                          \
+    X("setnx", 3, cmd_setnx)                          \
+    X("setrange", 4, cmd_setrange)                    \
+    X("sflush", -3, cmd_sflush)                       \
+    X("sinterstore", -3, cmd_sinterstore)             \
+    X("smove", 4, cmd_smove)                          \
+    X("sort", -2, cmd_sort)                           \
+    X("spop", -2, cmd_spop)                           \
+    X("srem", -3, cmd_srem)                           \
+    X("sunionstore", -3, cmd_sunionstore)             \
+    X("swapdb", 3, cmd_swapdb)                        \
+    X("trimslots", -5, cmd_trimslots)                 \
+    X("unlink", -2, cmd_del)                          \
+    X("xack", -4, cmd_xack)                           \
+    X("xackdel", -6, cmd_xackdel)                     \
+    X("xadd", -5, cmd_xadd)                           \
+    X("xautoclaim", -6, cmd_xautoclaim)               \
+    X("xcfgset", -2, cmd_xcfgset)                     \
+    X("xclaim", -6, cmd_xclaim)                       \
+    X("xdel", -3, cmd_xdel)                           \
+    X("xdelex", -5, cmd_xdelex)                       \
+    X("xgroup", -2, cmd_xgroup)                       \
+    X("xidmprecord", 5, cmd_xidmprecord)              \
+    X("xreadgroup", -7, cmd_xreadgroup)               \
+    X("xsetid", -3, cmd_xsetid)                       \
+    X("xtrim", -4, cmd_xtrim)                         \
+    X("zadd", -4, cmd_zadd)                           \
+    X("zdiffstore", -4, cmd_zdiffstore)               \
+    X("zincrby", 4, cmd_zincrby)                      \
+    X("zinterstore", -4, cmd_zinterstore)             \
+    X("zmpop", -4, cmd_zmpop)                         \
+    X("zpopmax", -2, cmd_zpopmax)                     \
+    X("zpopmin", -2, cmd_zpopmin)                     \
+    X("zrangestore", -5, cmd_zrangestore)             \
+    X("zrem", -3, cmd_zrem)                           \
+    X("zremrangebylex", 4, cmd_zremrangebylex)        \
+    X("zremrangebyrank", 4, cmd_zremrangebyrank)      \
+    X("zremrangebyscore", 4, cmd_zremrangebyscore)    \
     X("zunionstore", -4, cmd_zunionstore)
 
 typedef struct cmd_row {
@@ -14625,18 +14641,123 @@ static const cmd_row cmd_rows[] = {CMD_TABLE(CMD_ROW)};
 #define CMD_ROWS_N (sizeof cmd_rows / sizeof cmd_rows[0])
 
 /* Commands that change nothing: servers run them while they load, and so may a file hold them. In order. */
-static const char *const cmd_readers[] = {
-    "acl", "asking", "auth", "bitcount", "bitfield_ro", "bitpos", "client", "command", "config", "dbsize", "debug", "digest",
-    "discard", "dump", "echo", "eval_ro", "evalsha_ro", "exists", "expiretime", "fcall_ro", "geodist", "geohash", "geopos",
-    "georadius_ro", "georadiusbymember_ro", "geosearch", "get", "getbit", "getrange", "hello", "hexists", "hexpiretime",
-    "hget", "hgetall", "hkeys", "hlen", "hmget", "hpexpiretime", "hpttl", "hrandfield", "hscan", "hstrlen", "httl", "hvals",
-    "info", "keys", "lastsave", "latency", "lcs", "lindex", "llen", "lolwut", "lpos", "lrange", "memory", "mget", "module",
-    "object", "pexpiretime", "pfselftest", "ping", "pttl", "publish", "randomkey", "readonly", "readwrite", "role", "scan",
-    "scard", "script", "sdiff", "sinter", "sintercard", "sismember", "slowlog", "smembers", "smismember", "sort_ro", "spublish",
-    "srandmember", "sscan", "strlen", "substr", "sunion", "time", "touch", "ttl", "type", "unwatch", "wait", "waitaof", "watch",
-    "xinfo", "xlen", "xpending", "xrange", "xread", "xrevrange", "zcard", "zcount", "zdiff", "zinter", "zintercard",
-    "zlexcount", "zmscore", "zrandmember", "zrange", "zrangebylex", "zrangebyscore", "zrank", "zrevrange", "zrevrangebylex",
-    "zrevrangebyscore", "zrevrank", "zscan", "zscore", "zunion"};
+static const char *const cmd_readers[] = {"acl",
+                                          "asking",
+                                          "auth",
+                                          "bitcount",
+                                          "bitfield_ro",
+                                          "bitpos",
+                                          "client",
+                                          "command",
+                                          "config",
+                                          "dbsize",
+                                          "debug",
+                                          "digest",
+                                          "discard",
+                                          "dump",
+                                          "echo",
+                                          "eval_ro",
+                                          "evalsha_ro",
+                                          "exists",
+                                          "expiretime",
+                                          "fcall_ro",
+                                          "geodist",
+                                          "geohash",
+                                          "geopos",
+                                          "georadius_ro",
+                                          "georadiusbymember_ro",
+                                          "geosearch",
+                                          "get",
+                                          "getbit",
+                                          "getrange",
+                                          "hello",
+                                          "hexists",
+                                          "hexpiretime",
+                                          "hget",
+                                          "hgetall",
+                                          "hkeys",
+                                          "hlen",
+                                          "hmget",
+                                          "hpexpiretime",
+                                          "hpttl",
+                                          "hrandfield",
+                                          "hscan",
+                                          "hstrlen",
+                                          "httl",
+                                          "hvals",
+                                          "info",
+                                          "keys",
+                                          "lastsave",
+                                          "latency",
+                                          "lcs",
+                                          "lindex",
+                                          "llen",
+                                          "lolwut",
+                                          "lpos",
+                                          "lrange",
+                                          "memory",
+                                          "mget",
+                                          "module",
+                                          "object",
+                                          "pexpiretime",
+                                          "pfselftest",
+                                          "ping",
+                                          "pttl",
+                                          "publish",
+                                          "randomkey",
+                                          "readonly",
+                                          "readwrite",
+                                          "role",
+                                          "scan",
+                                          "scard",
+                                          "script",
+                                          "sdiff",
+                                          "sinter",
+                                          "sintercard",
+                                          "sismember",
+                                          "slowlog",
+                                          "smembers",
+                                          "smismember",
+                                          "sort_ro",
+                                          "spublish",
+                                          "srandmember",
+                                          "sscan",
+                                          "strlen",
+                                          "substr",
+                                          "sunion",
+                                          "time",
+                                          "touch",
+                                          "ttl",
+                                          "type",
+                                          "unwatch",
+                                          "wait",
+                                          "waitaof",
+                                          "watch",
+                                          "xinfo",
+                                          "xlen",
+                                          "xpending",
+                                          "xrange",
+                                          "xread",
+                                          "xrevrange",
+                                          "zcard",
+                                          "zcount",
+                                          "zdiff",
+                                          "zinter",
+                                          "zintercard",
+                                          "zlexcount",
+                                          "zmscore",
+                                          "zrandmember",
+                                          "zrange",
+                                          "zrangebylex",
+                                          "zrangebyscore",
+                                          "zrank",
+                                          "zrevrange",
+                                          "zrevrangebylex",
+                                          "zrevrangebyscore",
+                                          "zrevrank",
+                                          "zscan",
+                                          "zscore",
+                                          "zunion"};
 #define CMD_READERS_N (sizeof cmd_readers / sizeof cmd_readers[0])
 
 static const cmd_row cmd_reader_row = {"", -1, cmd_nothing};
@@ -14786,9 +14907,7 @@ static void cmd_file_end(rdbkit_keyspace *ks) {
     ks_select(ks, 0);
 }
 
-static int cmd_on_command(void *user, const rdbkit_command *c) {
-    return cmd_take(user, c);
-}
+static int cmd_on_command(void *user, const rdbkit_command *c) { return cmd_take(user, c); }
 
 /* Behind an image the commands begin in database 0, whatever it ended with. */
 static int cmd_on_rdb_end(void *user, uint64_t offset) {
@@ -14821,7 +14940,7 @@ struct rdbkit_salvage {
     rdbkit_key key;
     int valkey;
     rdbkit_module_aux aux; /* module data outside of keys: goes on when it is whole */
-    tab keys, members; /* fix_seen: of the file, and of the value at hand */
+    tab keys, members;     /* fix_seen: of the file, and of the value at hand */
     int twice;
     u64 kept, lost_keys;
 };
@@ -14912,7 +15031,8 @@ static int fix_key(void *user, const rdbkit_key *key) {
     s->key = *key;
     s->name.len = s->record.len = 0;
     s->valkey = ks_is_valkey(key->type);
-    if (mem_buf_add(&s->mem, &s->name, key->name.data, key->name.len) || mem_buf_add(&s->mem, &s->record, head, sizeof head))
+    if (mem_buf_add(&s->mem, &s->name, key->name.data, key->name.len) ||
+        mem_buf_add(&s->mem, &s->record, head, sizeof head))
         return RDBKIT_ERR_NOMEM;
     return RDBKIT_TAKE_UNCHECKED;
 }
@@ -15061,27 +15181,22 @@ static void aof_error_start(rdbkit_aof *a, int code, u64 off) {
 }
 
 /* The argument that aof_scan is at, from 1. */
-static u64 aof_at_argument(const rdbkit_aof *a) {
-    return a->rec.seen + !a->rec.open;
-}
+static u64 aof_at_argument(const rdbkit_aof *a) { return a->rec.seen + !a->rec.open; }
 
 /* What stands at pos of the record at hand cannot be accepted. */
-static PORT_NOINLINE int PORT_PRINTF(4, 5) aof_fail(rdbkit_aof *a, int code, u64 pos,
-                                                    const char *fmt, ...) {
+static PORT_NOINLINE int PORT_PRINTF(4, 5) aof_fail(rdbkit_aof *a, int code, u64 pos, const char *fmt, ...) {
     rdbkit_error *e = &a->error;
     va_list ap;
     aof_error_start(a, code, a->off + pos);
     if (a->rec.argc)
         err_add(e->message, sizeof e->message, "argument %llu of %llu",
                 (unsigned long long)aof_at_argument(a), (unsigned long long)a->rec.argc);
-    else
-        err_add(e->message, sizeof e->message, "record");
+    else err_add(e->message, sizeof e->message, "record");
     err_add(e->message, sizeof e->message, " at %llu: ", (unsigned long long)e->offset);
     va_start(ap, fmt);
     err_vadd(e->message, sizeof e->message, fmt, ap);
     va_end(ap);
-    if (a->rec.argc)
-        err_add(e->message, sizeof e->message, "; record at %llu", (unsigned long long)a->off);
+    if (a->rec.argc) err_add(e->message, sizeof e->message, "; record at %llu", (unsigned long long)a->off);
     return code;
 }
 
@@ -15090,13 +15205,10 @@ static PORT_NOINLINE int aof_fail_bytes(rdbkit_aof *a, u64 pos, const u8 *found,
                                         const char *wanted) {
     char text[200] = "";
     err_add_quoted(text, sizeof text, found, len < 40 ? len : 40);
-    return aof_fail(a, RDBKIT_ERR_DAMAGED, pos, "%s%s, %s wanted", text, len > 40 ? "..." : "",
-                    wanted);
+    return aof_fail(a, RDBKIT_ERR_DAMAGED, pos, "%s%s, %s wanted", text, len > 40 ? "..." : "", wanted);
 }
 
-static int aof_nomem(rdbkit_aof *a) {
-    return aof_fail(a, RDBKIT_ERR_NOMEM, 0, "out of memory");
-}
+static int aof_nomem(rdbkit_aof *a) { return aof_fail(a, RDBKIT_ERR_NOMEM, 0, "out of memory"); }
 
 /* The answer of a callback that is not RDBKIT_OK. */
 static PORT_NOINLINE int aof_stop(rdbkit_aof *a, int answer) {
@@ -15106,9 +15218,7 @@ static PORT_NOINLINE int aof_stop(rdbkit_aof *a, int answer) {
 
 /* ---- header lines ---- */
 
-static int aof_blank(u8 b) {
-    return b == ' ' || (b >= '\t' && b <= '\r');
-}
+static int aof_blank(u8 b) { return b == ' ' || (b >= '\t' && b <= '\r'); }
 
 /* Read a number as atoll() does: blanks and a sign in front, anything behind. Stops at the ends of
  * i64. 0, or -1 if there is no digit. */
@@ -15139,8 +15249,8 @@ static int aof_line(rdbkit_aof *a, const u8 *base, size_t len, u8 mark, i64 *v) 
     const u8 *lf = memchr(p, '\n', room);
     if (!lf && room < AOF_LINE_MAX) return RDBKIT_MORE;
     if (!lf)
-        return aof_fail(a, RDBKIT_ERR_DAMAGED, c->pos, "line of more than %d bytes, %s wanted",
-                        AOF_LINE_MAX, wanted);
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, c->pos, "line of more than %d bytes, %s wanted", AOF_LINE_MAX,
+                        wanted);
     int odd = lf[-1] != '\r' || num_parse_i64(p + 1, (size_t)(lf - p) - 2, v);
     if (odd && (a->opt.strict || aof_atoll(p + 1, lf, v)))
         return aof_fail_bytes(a, c->pos, p, (size_t)(lf - p), wanted);
@@ -15159,8 +15269,8 @@ static int aof_argc(rdbkit_aof *a, const u8 *base, size_t len) {
     int st = aof_line(a, base, len, '*', &n);
     if (st) return st;
     if (n < 1 || n > AOF_ARGC_MAX)
-        return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "command of %lld arguments, 1 to %lld wanted",
-                        (long long)n, (long long)AOF_ARGC_MAX);
+        return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "command of %lld arguments, 1 to %lld wanted", (long long)n,
+                        (long long)AOF_ARGC_MAX);
     if (a->opt.max_args && (u64)n > a->opt.max_args)
         return aof_limit(a, 0, "number of arguments", (u64)n, a->opt.max_args);
     a->rec.argc = (u64)n;
@@ -15169,8 +15279,7 @@ static int aof_argc(rdbkit_aof *a, const u8 *base, size_t len) {
 
 /* Room for one argument more in argv. */
 static int aof_argv_room(rdbkit_aof *a) {
-    if (mem_buf_grow(&a->mem, &a->argv, ((size_t)a->rec.seen + 1) * sizeof(rdbkit_str)))
-        return aof_nomem(a);
+    if (mem_buf_grow(&a->mem, &a->argv, ((size_t)a->rec.seen + 1) * sizeof(rdbkit_str))) return aof_nomem(a);
     u64 room = a->argv.cap / sizeof(rdbkit_str);
     a->fast_argc = a->opt.max_args && a->opt.max_args < room ? a->opt.max_args : room;
     return 0;
@@ -15205,8 +15314,7 @@ static int aof_argument(rdbkit_aof *a, const u8 *base, size_t len, int keep) {
 static int aof_argument_end(rdbkit_aof *a, const u8 *end) {
     aof_record *c = &a->rec;
     if (end[0] != '\r' || end[1] != '\n') {
-        if (a->opt.strict)
-            return aof_fail_bytes(a, c->pos - 2, end, 2, "CR LF behind the argument");
+        if (a->opt.strict) return aof_fail_bytes(a, c->pos - 2, end, 2, "CR LF behind the argument");
         if (!c->odd_ends++) c->odd_end_pos = c->pos - 2;
     }
     c->open = 0;
@@ -15273,11 +15381,9 @@ PORT_INLINE enum aof_word aof_word(rdbkit_str name) {
     const u8 *p = (const u8 *)name.data;
     u32 head = port_le32(p) | 0x20202020;
     if (name.len == 4) return head == AOF_4('e', 'x', 'e', 'c') ? AOF_EXEC : AOF_OTHER;
-    if (name.len == 5)
-        return head == AOF_4('m', 'u', 'l', 't') && (p[4] | 32) == 'i' ? AOF_MULTI : AOF_OTHER;
-    return head == AOF_4('s', 'e', 'l', 'e') && (p[4] | 32) == 'c' && (p[5] | 32) == 't'
-               ? AOF_SELECT
-               : AOF_OTHER;
+    if (name.len == 5) return head == AOF_4('m', 'u', 'l', 't') && (p[4] | 32) == 'i' ? AOF_MULTI : AOF_OTHER;
+    return head == AOF_4('s', 'e', 'l', 'e') && (p[4] | 32) == 'c' && (p[5] | 32) == 't' ? AOF_SELECT
+                                                                                         : AOF_OTHER;
 }
 
 /* A record of len bytes is complete, and was given out. */
@@ -15290,8 +15396,7 @@ PORT_INLINE void aof_pass(rdbkit_aof *a, u64 len) {
 /* What MULTI, EXEC and SELECT change. As in servers a MULTI inside a transaction and an EXEC
  * outside of one are swallowed, and DISCARD is a queued command like others. A SELECT that is
  * queued counts from there on, as the commands behind it run after it. */
-static PORT_NOINLINE void aof_obey(rdbkit_aof *a, enum aof_word word, const rdbkit_str *argv,
-                                   u64 argc) {
+static PORT_NOINLINE void aof_obey(rdbkit_aof *a, enum aof_word word, const rdbkit_str *argv, u64 argc) {
     i64 db;
     if (word == AOF_MULTI && a->s.multi_off == RDBKIT_NO_OFFSET) a->s.multi_off = a->off;
     if (word == AOF_EXEC) a->s.multi_off = RDBKIT_NO_OFFSET;
@@ -15323,15 +15428,13 @@ static int aof_note(rdbkit_aof *a, const u8 *base, size_t len, size_t *n) {
     const u8 *lf = memchr(base, '\n', room);
     i64 ts;
     if (!lf && room < AOF_NOTE_MAX) return RDBKIT_MORE;
-    if (!lf)
-        return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "annotation of more than %d bytes", AOF_NOTE_MAX);
+    if (!lf) return aof_fail(a, RDBKIT_ERR_DAMAGED, 0, "annotation of more than %d bytes", AOF_NOTE_MAX);
     rdbkit_str text = {(const char *)base + 1, (size_t)(lf - base) - 1};
     if (text.len && text.data[text.len - 1] == '\r') text.len--;
     int st = a->v.annotation ? a->v.annotation(a->v.user, text, a->off) : 0;
     if (st) return aof_stop(a, st);
     /* redis-check-aof takes a plain number alone */
-    if (text.len > 3 && !memcmp(text.data, "TS:", 3) &&
-        !num_parse_i64(text.data + 3, text.len - 3, &ts)) {
+    if (text.len > 3 && !memcmp(text.data, "TS:", 3) && !num_parse_i64(text.data + 3, text.len - 3, &ts)) {
         if (a->s.first_timestamp_s == RDBKIT_NO_TIMESTAMP) a->s.first_timestamp_s = ts;
         a->s.timestamp_s = ts;
     }
@@ -15351,8 +15454,7 @@ static void aof_count_odd(rdbkit_aof_state *s, const aof_record *c, u64 off) {
 
 /* The record that begins at base. *n: its length, if it is complete. carried: base is the carry,
  * and rec says how far it was looked at. */
-static PORT_NOINLINE int aof_one(rdbkit_aof *a, const u8 *base, size_t len, int carried,
-                                 size_t *n) {
+static PORT_NOINLINE int aof_one(rdbkit_aof *a, const u8 *base, size_t len, int carried, size_t *n) {
     if (*base == '#') return aof_note(a, base, len, n);
     int st = aof_scan(a, base, len, !carried);
     if (!st && carried) {
@@ -15514,16 +15616,14 @@ static int aof_cut(rdbkit_aof *a) {
     size_t size = sizeof e->message;
     int note = a->carry.data[0] == '#';
     aof_error_start(a, RDBKIT_ERR_TRUNCATED, a->off);
-    err_add(text, size, "%s at %llu: the input ends after %zu bytes",
-            note ? "annotation" : "record", (unsigned long long)a->off, a->carry.len);
+    err_add(text, size, "%s at %llu: the input ends after %zu bytes", note ? "annotation" : "record",
+            (unsigned long long)a->off, a->carry.len);
     if (a->rec.argc)
         err_add(text, size, ", in argument %llu of %llu", (unsigned long long)aof_at_argument(a),
                 (unsigned long long)a->rec.argc);
-    else
-        err_add(text, size, ", in its %s line", note ? "only" : "first");
+    else err_add(text, size, ", in its %s line", note ? "only" : "first");
     if (a->s.multi_off != RDBKIT_NO_OFFSET)
-        err_add(text, size, "; the transaction at %llu is open",
-                (unsigned long long)a->s.multi_off);
+        err_add(text, size, "; the transaction at %llu is open", (unsigned long long)a->s.multi_off);
     return a->status;
 }
 
@@ -15537,8 +15637,8 @@ int rdbkit_aof_finish(rdbkit_aof *a) {
     if (a->carry.len) return aof_cut(a);
     if (a->s.multi_off == RDBKIT_NO_OFFSET) return a->status = RDBKIT_DONE;
     aof_error_start(a, RDBKIT_ERR_TRUNCATED, a->s.multi_off);
-    err_add(a->error.message, sizeof a->error.message,
-            "transaction at %llu: the input ends, EXEC wanted", (unsigned long long)a->s.multi_off);
+    err_add(a->error.message, sizeof a->error.message, "transaction at %llu: the input ends, EXEC wanted",
+            (unsigned long long)a->s.multi_off);
     return a->status;
 }
 
@@ -15550,27 +15650,20 @@ int rdbkit_aof_pull(rdbkit_aof *a, rdbkit_input *in) {
     while ((st = in_next(in, &data, &len)) == RDBKIT_OK)
         if ((st = rdbkit_aof_feed(a, data, len)) != RDBKIT_MORE) return st;
     if (st == RDBKIT_DONE) return rdbkit_aof_finish(a);
-    u64 off =
-        a->image ? a->image_fed : a->off + a->magic_n * (a->phase == AOF_START) + a->carry.len;
+    u64 off = a->image ? a->image_fed : a->off + a->magic_n * (a->phase == AOF_START) + a->carry.len;
     const char *what = st == RDBKIT_ERR_IO ? strerror(in->sys_errno) : rdbkit_status_text(st);
     aof_error_start(a, st, off);
     a->error.sys_errno = in->sys_errno;
-    err_add(a->error.message, sizeof a->error.message, "input at %llu: %s%s",
-            (unsigned long long)off, in->gzip ? "gzip: " : "", what);
+    err_add(a->error.message, sizeof a->error.message, "input at %llu: %s%s", (unsigned long long)off,
+            in->gzip ? "gzip: " : "", what);
     return a->status;
 }
 
-uint64_t rdbkit_aof_offset(const rdbkit_aof *a) {
-    return a->image ? rdbkit_reader_offset(a->image) : a->off;
-}
+uint64_t rdbkit_aof_offset(const rdbkit_aof *a) { return a->image ? rdbkit_reader_offset(a->image) : a->off; }
 
-const rdbkit_error *rdbkit_aof_error(const rdbkit_aof *a) {
-    return &a->error;
-}
+const rdbkit_error *rdbkit_aof_error(const rdbkit_aof *a) { return &a->error; }
 
-const rdbkit_aof_state *rdbkit_aof_progress(const rdbkit_aof *a) {
-    return &a->s;
-}
+const rdbkit_aof_state *rdbkit_aof_progress(const rdbkit_aof *a) { return &a->s; }
 
 /* ---- manifests ----
  *
@@ -15595,8 +15688,8 @@ typedef struct aof_manifest {
     int has_base;
 } aof_manifest;
 
-static PORT_NOINLINE int PORT_PRINTF(3, 4) aof_manifest_fail(aof_manifest *x, int code,
-                                                             const char *fmt, ...) {
+static PORT_NOINLINE int PORT_PRINTF(3, 4)
+    aof_manifest_fail(aof_manifest *x, int code, const char *fmt, ...) {
     rdbkit_error *e = x->e;
     va_list ap;
     e->code = code;
@@ -15668,8 +15761,7 @@ static int aof_manifest_name_ok(rdbkit_str name) {
     return name.len && !memchr(name.data, '/', name.len) && !memchr(name.data, '\\', name.len);
 }
 
-static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_str key,
-                             rdbkit_str value) {
+static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_str key, rdbkit_str value) {
     const u8 *v = (const u8 *)value.data;
     if (cmd_is(key, "file")) {
         f->name = value;
@@ -15681,8 +15773,7 @@ static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_st
     } else if (cmd_is(key, "type")) {
         f->type = value.len ? value.data[0] : 0;
     } else if (cmd_is(key, "startoffset")) {
-        if (num_parse_i64(v, value.len, &f->start_offset) || f->start_offset < 0)
-            f->start_offset = -1;
+        if (num_parse_i64(v, value.len, &f->start_offset) || f->start_offset < 0) f->start_offset = -1;
     } else if (cmd_is(key, "endoffset")) {
         if (num_parse_i64(v, value.len, &f->end_offset) || f->end_offset < 0) f->end_offset = -1;
     }
@@ -15692,14 +15783,12 @@ static int aof_manifest_pair(aof_manifest *x, rdbkit_manifest_file *f, rdbkit_st
 /* What a file says of itself, and whether it may come here. */
 static int aof_manifest_judge(aof_manifest *x, const rdbkit_manifest_file *f) {
     const char *none = !f->name.len ? "file" : !f->seq ? "seq other than 0" : "type";
-    if (!f->name.len || !f->seq || !f->type)
-        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "no %s", none);
+    if (!f->name.len || !f->seq || !f->type) return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "no %s", none);
     if (f->type == 'b' && x->has_base)
         return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "second file of type b");
     if (f->type == 'i' && f->seq <= x->last_seq)
-        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
-                                 "increment of seq %lld, more than %lld wanted", (long long)f->seq,
-                                 (long long)x->last_seq);
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "increment of seq %lld, more than %lld wanted",
+                                 (long long)f->seq, (long long)x->last_seq);
     if (f->type != 'b' && f->type != 'i' && f->type != 'h') {
         char text[16] = "";
         err_add_quoted(text, sizeof text, &f->type, 1);
@@ -15729,8 +15818,8 @@ static int aof_manifest_read(aof_manifest *x, u8 *p, size_t len) {
         return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
                                  "quotes that do not close, or not at the end of a word");
     if (words < 6 || words & 1)
-        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED,
-                                 "%d words, an even number of at least 6 wanted", words);
+        return aof_manifest_fail(x, RDBKIT_ERR_DAMAGED, "%d words, an even number of at least 6 wanted",
+                                 words);
     if ((st = aof_manifest_judge(x, &f))) return st;
     if (mem_buf_add(&x->m->mem, &x->files, &f, sizeof f))
         return aof_manifest_fail(x, RDBKIT_ERR_NOMEM, "out of memory");
@@ -15752,16 +15841,15 @@ static int aof_manifest_run(aof_manifest *x, const void *text, size_t len) {
     if (st) return st;
     for (const char *type = "bih"; *type; type++)
         for (size_t at = 0; at < x->files.len; at += sizeof(rdbkit_manifest_file)) {
-            const rdbkit_manifest_file *f =
-                (const rdbkit_manifest_file *)(const void *)(x->files.data + at);
+            const rdbkit_manifest_file *f = (const rdbkit_manifest_file *)(const void *)(x->files.data + at);
             if (f->type == *type && mem_buf_add(&m->mem, &m->files, f, sizeof *f))
                 return aof_manifest_fail(x, RDBKIT_ERR_NOMEM, "out of memory");
         }
     return 0;
 }
 
-rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator, const void *text,
-                                       size_t len, rdbkit_error *error) {
+rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator, const void *text, size_t len,
+                                       rdbkit_error *error) {
     rdbkit_allocator mem = mem_or_std(allocator);
     rdbkit_error unwanted;
     aof_manifest x = {.m = mem_new(&mem, sizeof(rdbkit_manifest)), .e = error ? error : &unwanted};
@@ -15788,9 +15876,7 @@ void rdbkit_manifest_free(rdbkit_manifest *m) {
     mem.free(mem.ctx, m, sizeof *m);
 }
 
-size_t rdbkit_manifest_count(const rdbkit_manifest *m) {
-    return m->files.len / sizeof(rdbkit_manifest_file);
-}
+size_t rdbkit_manifest_count(const rdbkit_manifest *m) { return m->files.len / sizeof(rdbkit_manifest_file); }
 
 const rdbkit_manifest_file *rdbkit_manifest_at(const rdbkit_manifest *m, size_t index) {
     const rdbkit_manifest_file *files = (const rdbkit_manifest_file *)(const void *)m->files.data;
@@ -15810,14 +15896,11 @@ static int aof_manifest_bare(rdbkit_str name) {
 int rdbkit_manifest_line(char *buf, size_t size, const rdbkit_manifest_file *file) {
     char text[RDBKIT_MANIFEST_LINE_MAX + 16] = "file ";
     rdbkit_str name = file->name;
-    if (!aof_manifest_name_ok(name) || memchr(name.data, 0, name.len) || !file->seq)
-        return RDBKIT_ERR_USAGE;
+    if (!aof_manifest_name_ok(name) || memchr(name.data, 0, name.len) || !file->seq) return RDBKIT_ERR_USAGE;
     if (file->type != 'b' && file->type != 'i' && file->type != 'h') return RDBKIT_ERR_USAGE;
     if (name.len > AOF_MANIFEST_LINE) return RDBKIT_ERR_LIMIT;
-    if (aof_manifest_bare(name))
-        err_add(text, sizeof text, "%.*s", (int)name.len, name.data);
-    else
-        err_add_quoted(text, sizeof text, name.data, name.len);
+    if (aof_manifest_bare(name)) err_add(text, sizeof text, "%.*s", (int)name.len, name.data);
+    else err_add_quoted(text, sizeof text, name.data, name.len);
     err_add(text, sizeof text, " seq %lld type %c", (long long)file->seq, file->type);
     if (file->type == 'i' && file->start_offset >= 0)
         err_add(text, sizeof text, " startoffset %lld", (long long)file->start_offset);
@@ -15843,9 +15926,7 @@ int rdbkit_is_manifest(const void *head, size_t len) {
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
-const char *rdbkit_version(void) {
-    return RDBKIT_VERSION;
-}
+const char *rdbkit_version(void) { return RDBKIT_VERSION; }
 
 const char *rdbkit_status_text(int status) {
 #define API_STATUS(sym, text) {RDBKIT_##sym, text},
@@ -15862,13 +15943,9 @@ const char *rdbkit_shape_name(rdbkit_shape shape) {
     return (unsigned)shape < RDBKIT_SHAPE_N ? fmt_shapes[shape] : "unknown";
 }
 
-const rdbkit_type *rdbkit_type_at(size_t index) {
-    return index < FMT_TYPE_N ? &fmt_types[index] : NULL;
-}
+const rdbkit_type *rdbkit_type_at(size_t index) { return index < FMT_TYPE_N ? &fmt_types[index] : NULL; }
 
-const rdbkit_target *rdbkit_target_find(const char *name) {
-    return name ? fmt_target_find(name) : NULL;
-}
+const rdbkit_target *rdbkit_target_find(const char *name) { return name ? fmt_target_find(name) : NULL; }
 
 const rdbkit_target *rdbkit_target_at(size_t index) {
     return index < FMT_TARGET_N ? &fmt_targets[index] : NULL;
@@ -15896,17 +15973,11 @@ rdbkit_input *rdbkit_input_new_memory(const rdbkit_allocator *allocator, const v
     return in;
 }
 
-void rdbkit_input_free(rdbkit_input *in) {
-    in_free(in);
-}
+void rdbkit_input_free(rdbkit_input *in) { in_free(in); }
 
-uint64_t rdbkit_input_offset(const rdbkit_input *in) {
-    return in->taken - in->raw_len;
-}
+uint64_t rdbkit_input_offset(const rdbkit_input *in) { return in->taken - in->raw_len; }
 
-int rdbkit_input_is_gzip(const rdbkit_input *in) {
-    return in->gzip;
-}
+int rdbkit_input_is_gzip(const rdbkit_input *in) { return in->gzip; }
 
 int rdbkit_input_rest(rdbkit_input *in, const void **data, size_t *len) {
     const u8 *p = NULL;
@@ -15915,9 +15986,7 @@ int rdbkit_input_rest(rdbkit_input *in, const void **data, size_t *len) {
     return st;
 }
 
-void rdbkit_reader_options_init(rdbkit_reader_options *options) {
-    memset(options, 0, sizeof *options);
-}
+void rdbkit_reader_options_init(rdbkit_reader_options *options) { memset(options, 0, sizeof *options); }
 
 rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options, const rdbkit_visitor *visitor) {
     rdbkit_allocator mem = mem_or_std(options ? options->allocator : NULL);
@@ -15944,13 +16013,9 @@ void rdbkit_reader_free(rdbkit_reader *r) {
     mem.free(mem.ctx, r, sizeof *r);
 }
 
-int rdbkit_reader_feed(rdbkit_reader *r, const void *buf, size_t len) {
-    return rec_feed(r, buf, len);
-}
+int rdbkit_reader_feed(rdbkit_reader *r, const void *buf, size_t len) { return rec_feed(r, buf, len); }
 
-int rdbkit_reader_finish(rdbkit_reader *r) {
-    return rec_finish(r);
-}
+int rdbkit_reader_finish(rdbkit_reader *r) { return rec_finish(r); }
 
 int rdbkit_reader_pull(rdbkit_reader *r, rdbkit_input *in) {
     const u8 *data = NULL;
@@ -15976,21 +16041,13 @@ int rdbkit_reader_pull(rdbkit_reader *r, rdbkit_input *in) {
     return r->status;
 }
 
-uint64_t rdbkit_reader_offset(const rdbkit_reader *r) {
-    return rd_off(r, r->p);
-}
+uint64_t rdbkit_reader_offset(const rdbkit_reader *r) { return rd_off(r, r->p); }
 
-uint64_t rdbkit_reader_keys(const rdbkit_reader *r) {
-    return r->keys;
-}
+uint64_t rdbkit_reader_keys(const rdbkit_reader *r) { return r->keys; }
 
-int rdbkit_reader_verified(const rdbkit_reader *r) {
-    return r->verified;
-}
+int rdbkit_reader_verified(const rdbkit_reader *r) { return r->verified; }
 
-const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r) {
-    return &r->error;
-}
+const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r) { return &r->error; }
 
 void rdbkit_writer_options_init(rdbkit_writer_options *options) {
     memset(options, 0, sizeof *options);
@@ -16003,21 +16060,15 @@ rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_wr
     return write_fn ? wr_new(options ? options : &standard, write_fn, ctx) : NULL;
 }
 
-void rdbkit_writer_free(rdbkit_writer *w) {
-    wr_free(w);
-}
+void rdbkit_writer_free(rdbkit_writer *w) { wr_free(w); }
 
-const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w) {
-    return &w->visitor;
-}
+const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w) { return &w->visitor; }
 
 const rdbkit_loss *rdbkit_writer_loss(const rdbkit_writer *w, size_t index) {
     return loss_at(&w->v.l, index);
 }
 
-int rdbkit_writer_errno(const rdbkit_writer *w) {
-    return w->out.sys_errno;
-}
+int rdbkit_writer_errno(const rdbkit_writer *w) { return w->out.sys_errno; }
 
 void rdbkit_resp_options_init(rdbkit_resp_options *options) {
     memset(options, 0, sizeof *options);
@@ -16033,25 +16084,15 @@ rdbkit_resp *rdbkit_resp_new(const rdbkit_resp_options *options, rdbkit_write_fn
     return resp_new(options, write_fn, ctx);
 }
 
-void rdbkit_resp_free(rdbkit_resp *s) {
-    resp_free(s);
-}
+void rdbkit_resp_free(rdbkit_resp *s) { resp_free(s); }
 
-const rdbkit_visitor *rdbkit_resp_visitor(rdbkit_resp *s) {
-    return &s->visitor;
-}
+const rdbkit_visitor *rdbkit_resp_visitor(rdbkit_resp *s) { return &s->visitor; }
 
-int rdbkit_resp_finish(rdbkit_resp *s) {
-    return resp_finish(s);
-}
+int rdbkit_resp_finish(rdbkit_resp *s) { return resp_finish(s); }
 
-const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index) {
-    return loss_at(&s->v.l, index);
-}
+const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index) { return loss_at(&s->v.l, index); }
 
-int rdbkit_resp_errno(const rdbkit_resp *s) {
-    return s->out.sys_errno;
-}
+int rdbkit_resp_errno(const rdbkit_resp *s) { return s->out.sys_errno; }
 
 void rdbkit_json_options_init(rdbkit_json_options *options) {
     memset(options, 0, sizeof *options);
@@ -16066,45 +16107,29 @@ rdbkit_json *rdbkit_json_new(const rdbkit_json_options *options, rdbkit_write_fn
     return json_new(options, write_fn, ctx);
 }
 
-void rdbkit_json_free(rdbkit_json *s) {
-    json_free(s);
-}
+void rdbkit_json_free(rdbkit_json *s) { json_free(s); }
 
-const rdbkit_visitor *rdbkit_json_visitor(rdbkit_json *s) {
-    return &s->visitor;
-}
+const rdbkit_visitor *rdbkit_json_visitor(rdbkit_json *s) { return &s->visitor; }
 
-int rdbkit_json_finish(rdbkit_json *s) {
-    return json_finish(s);
-}
+int rdbkit_json_finish(rdbkit_json *s) { return json_finish(s); }
 
-int rdbkit_json_errno(const rdbkit_json *s) {
-    return s->out.sys_errno;
-}
+int rdbkit_json_errno(const rdbkit_json *s) { return s->out.sys_errno; }
 
 rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, const rdbkit_spill *spill) {
     return rep_new(allocator, spill);
 }
 
-void rdbkit_check_free(rdbkit_check *c) {
-    rep_free(c);
-}
+void rdbkit_check_free(rdbkit_check *c) { rep_free(c); }
 
-const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c) {
-    return &c->visitor;
-}
+const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c) { return &c->visitor; }
 
-int64_t rdbkit_check_finish(rdbkit_check *c) {
-    return rep_finish(c);
-}
+int64_t rdbkit_check_finish(rdbkit_check *c) { return rep_finish(c); }
 
 const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t index) {
     return (int64_t)index < c->found && index < REP_SHOWN ? &c->shown[index] : NULL;
 }
 
-void rdbkit_keyspace_options_init(rdbkit_keyspace_options *options) {
-    memset(options, 0, sizeof *options);
-}
+void rdbkit_keyspace_options_init(rdbkit_keyspace_options *options) { memset(options, 0, sizeof *options); }
 
 rdbkit_keyspace *rdbkit_keyspace_new(const rdbkit_keyspace_options *options) {
     rdbkit_keyspace_options standard;
@@ -16114,39 +16139,28 @@ rdbkit_keyspace *rdbkit_keyspace_new(const rdbkit_keyspace_options *options) {
     return ks;
 }
 
-void rdbkit_keyspace_free(rdbkit_keyspace *ks) {
-    ks_free(ks);
-}
+void rdbkit_keyspace_free(rdbkit_keyspace *ks) { ks_free(ks); }
 
-const rdbkit_visitor *rdbkit_keyspace_visitor(rdbkit_keyspace *ks) {
-    return &ks->visitor;
-}
+const rdbkit_visitor *rdbkit_keyspace_visitor(rdbkit_keyspace *ks) { return &ks->visitor; }
 
-const rdbkit_aof_visitor *rdbkit_keyspace_aof_visitor(rdbkit_keyspace *ks) {
-    return &ks->aof_visitor;
-}
+const rdbkit_aof_visitor *rdbkit_keyspace_aof_visitor(rdbkit_keyspace *ks) { return &ks->aof_visitor; }
 
 int rdbkit_keyspace_command(rdbkit_keyspace *ks, const rdbkit_command *command) {
     return cmd_take(ks, command);
 }
 
-void rdbkit_keyspace_file_end(rdbkit_keyspace *ks) {
-    cmd_file_end(ks);
-}
+void rdbkit_keyspace_file_end(rdbkit_keyspace *ks) { cmd_file_end(ks); }
 
-int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, const rdbkit_visitor *visitor) {
+int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options,
+                         const rdbkit_visitor *visitor) {
     rdbkit_reader_options standard;
     rdbkit_reader_options_init(&standard);
     return ks_emit(ks, options ? options : &standard, visitor);
 }
 
-void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats) {
-    ks_stats(ks, stats);
-}
+void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats) { ks_stats(ks, stats); }
 
-const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks) {
-    return &ks->error;
-}
+const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks) { return &ks->error; }
 
 rdbkit_salvage *rdbkit_salvage_new(const rdbkit_allocator *allocator, const rdbkit_visitor *to,
                                    int (*lost)(void *ctx, const rdbkit_lost *lost), void *ctx) {
@@ -16155,25 +16169,15 @@ rdbkit_salvage *rdbkit_salvage_new(const rdbkit_allocator *allocator, const rdbk
     return s;
 }
 
-void rdbkit_salvage_free(rdbkit_salvage *s) {
-    fix_free(s);
-}
+void rdbkit_salvage_free(rdbkit_salvage *s) { fix_free(s); }
 
-const rdbkit_visitor *rdbkit_salvage_visitor(rdbkit_salvage *s) {
-    return &s->visitor;
-}
+const rdbkit_visitor *rdbkit_salvage_visitor(rdbkit_salvage *s) { return &s->visitor; }
 
-uint64_t rdbkit_salvage_kept(const rdbkit_salvage *s) {
-    return s->kept;
-}
+uint64_t rdbkit_salvage_kept(const rdbkit_salvage *s) { return s->kept; }
 
-uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s) {
-    return s->lost_keys;
-}
+uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s) { return s->lost_keys; }
 
-int rdbkit_command_check(const rdbkit_command *command) {
-    return cmd_check(command);
-}
+int rdbkit_command_check(const rdbkit_command *command) { return cmd_check(command); }
 
 /* ==== [39] cli_ : command line: options, messages, output, input ====
  *
@@ -16222,9 +16226,9 @@ enum {
     CLI_BLOCK_LEN = 1 << 16, /* one write; also the size up to which strings come whole */
     CLI_HEAD_LEN = 4096,     /* looked at before reading: enough for gzip to give its first bytes */
     CLI_PATH_LEN = 4096,
-    CLI_DBS_MAX = 1024, /* databases that info lists; the rest is added up */
-    CLI_LIST_MAX = 256, /* aux fields, functions and modules, likewise */
-    CLI_DUPS_MAX = 16,  /* as many as rdbkit_check_duplicate() gives */
+    CLI_DBS_MAX = 1024,   /* databases that info lists; the rest is added up */
+    CLI_LIST_MAX = 256,   /* aux fields, functions and modules, likewise */
+    CLI_DUPS_MAX = 16,    /* as many as rdbkit_check_duplicate() gives */
     CLI_DIR_FILES = 1024, /* in a directory that is written */
 };
 
@@ -16427,7 +16431,7 @@ struct cli_out {
 
 /* A directory that is written: it appears when it is complete. */
 struct cli_dir {
-    char *path;   /* NULL: none is written */
+    char *path; /* NULL: none is written */
     char temp[CLI_PATH_LEN];
     char *files[CLI_DIR_FILES];
     int force;
@@ -16601,12 +16605,12 @@ static rdbkit_str cli_str(const char *text) { return (rdbkit_str){text, strlen(t
 /* All of one run: lives on main's stack. */
 struct cli {
     struct cli_options o;
-    rdbkit_filter *filter; /* of --key and the like, or NULL */
+    rdbkit_filter *filter;    /* of --key and the like, or NULL */
     struct verb_twice *twice; /* watches keys that may come to be one, or NULL */
-    struct cli_out out;    /* the data */
-    struct cli_out report; /* --loss-report */
-    struct cli_out err;    /* standard error, flushed after each line */
-    struct cli_dir dir;    /* an append-only directory, in the place of out */
+    struct cli_out out;       /* the data */
+    struct cli_out report;    /* --loss-report */
+    struct cli_out err;       /* standard error, flushed after each line */
+    struct cli_dir dir;       /* an append-only directory, in the place of out */
 };
 
 static void cli_say(struct cli *c, const char *name, const char *format, ...) CLI_PRINTF(3, 4);
@@ -16808,7 +16812,8 @@ static int cli_dir_open(struct cli *c, const char *path) {
     size_t len = strlen(d->path);
     while (len > 1 && d->path[len - 1] == '/') d->path[--len] = 0;
     const size_t dir_len = cli_dir_len(d->path);
-    const int n = snprintf(d->temp, sizeof d->temp, "%.*s.%.200s.rdbkit-XXXXXX", (int)dir_len, d->path, d->path + dir_len);
+    const int n = snprintf(d->temp, sizeof d->temp, "%.*s.%.200s.rdbkit-XXXXXX", (int)dir_len, d->path,
+                           d->path + dir_len);
     if (n < 0 || (size_t)n >= sizeof d->temp) return d->temp[0] = 0, cli_fail_errno(c, path, ENAMETOOLONG);
     const mode_t mask = umask(0);
     (void)umask(mask);
@@ -16934,8 +16939,8 @@ struct cli_source {
     int fd;
     int seekable;
     int64_t written_s; /* of the files of a manifest: unix time of the last change; 0: not known */
-    uint64_t start; /* where fd stood when it came to us */
-    uint64_t size;  /* from there; 0: not known */
+    uint64_t start;    /* where fd stood when it came to us */
+    uint64_t size;     /* from there; 0: not known */
     uint64_t read_off;
     const rdbkit_reader *reader; /* of the pass at hand, or NULL */
     uint64_t keys;               /* and of the last one */
@@ -17095,7 +17100,9 @@ static int cli_source_enter(struct cli *c, struct cli_source *src) {
     free(below);
     free(dir);
     if (!path) {
-        cli_say(c, src->name, n > 1 ? "a directory with %zu manifests: name one of them" : "a directory without a manifest", n);
+        cli_say(c, src->name,
+                n > 1 ? "a directory with %zu manifests: name one of them" : "a directory without a manifest",
+                n);
         cli_hint(c, "an append-only directory holds a file named ....manifest; an RDB is named as a file");
         return CLI_BAD;
     }
@@ -17191,19 +17198,22 @@ static int cli_log_walk(struct cli *c, struct cli_source *src, cli_log_fn each, 
 
 /* Whether an RDB is the preamble of an append-only file: it says so, or its end is that of a command. */
 static int cli_is_preamble(const struct cli_source *src) {
-    static const char mark[] = "\x0c" "aof-preamble\xc0\x01";
+    static const char mark[] = "\x0c"
+                               "aof-preamble\xc0\x01";
     const size_t n = sizeof mark - 1;
     char end[2];
     if (strncmp(src->plain, "REDIS", 5) != 0 && strncmp(src->plain, "VALKEY", 6) != 0) return 0;
     for (size_t i = 0; i + n < sizeof src->plain; i++)
         if (memcmp(src->plain + i, mark, n) == 0) return 1;
     return src->size > 32 && memcmp(src->plain, src->head, 9) == 0 &&
-           pread(src->fd, end, 2, (off_t)(src->start + src->size - 2)) == 2 && end[0] == '\r' && end[1] == '\n';
+           pread(src->fd, end, 2, (off_t)(src->start + src->size - 2)) == 2 && end[0] == '\r' &&
+           end[1] == '\n';
 }
 
 static int cli_source_kind(struct cli *c, struct cli_source *src) {
     /* what a directory has as its manifest is one, whatever it holds */
-    if (src->manifest_path || rdbkit_is_manifest(src->plain, strlen(src->plain))) return cli_source_manifest(c, src);
+    if (src->manifest_path || rdbkit_is_manifest(src->plain, strlen(src->plain)))
+        return cli_source_manifest(c, src);
     if (src->plain[0] == '*' || src->plain[0] == '#' || cli_is_preamble(src)) src->kind = CLI_IN_AOF;
     return CLI_OK;
 }
@@ -17334,8 +17344,10 @@ static void cli_replay_summary(const struct cli_replay *r) {
 }
 
 static const char *cli_hint_script(const rdbkit_error *e) {
-    return e->code == RDBKIT_ERR_UNSUPPORTED && (strstr(e->message, "unknown command") || strstr(e->message, "a script"))
-               ? "--skip-scripts and --skip-unknown leave such commands out; or let a server of the version that wrote "
+    return e->code == RDBKIT_ERR_UNSUPPORTED &&
+                   (strstr(e->message, "unknown command") || strstr(e->message, "a script"))
+               ? "--skip-scripts and --skip-unknown leave such commands out; or let a server of the version "
+                 "that wrote "
                  "the file load a copy, and use what BGREWRITEAOF makes of it"
                : NULL;
 }
@@ -17361,7 +17373,8 @@ static int cli_replay_file(void *ctx, const char *path, const rdbkit_manifest_fi
     if (status == RDBKIT_DONE) return CLI_OK;
     r->pass->code = cli_fail(r->c, path, &r->pass->error);
     cli_hint(r->c, cli_hint_script(&r->pass->error));
-    if (r->pass->error.code == RDBKIT_ERR_TRUNCATED) cli_hint(r->c, "rdbkit repair cuts the file behind its last complete command");
+    if (r->pass->error.code == RDBKIT_ERR_TRUNCATED)
+        cli_hint(r->c, "rdbkit repair cuts the file behind its last complete command");
     return r->pass->code;
 }
 
@@ -17378,11 +17391,14 @@ static int64_t cli_replay_now(const struct cli *c, const struct cli_source *src)
 static uint64_t cli_seed(const void *p) {
     struct timespec t = {0, 0};
     (void)clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)(uintptr_t)p * 0x9e3779b97f4a7c15u ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)t.tv_sec ^ (uint64_t)getpid();
+    return (uint64_t)(uintptr_t)p * 0x9e3779b97f4a7c15u ^ (uint64_t)t.tv_nsec << 32 ^ (uint64_t)t.tv_sec ^
+           (uint64_t)getpid();
 }
 
 /* Append-only files are directories from 7.0 on, as function libraries are. */
-static int cli_is_multi_part(const rdbkit_target *target) { return (target->features & RDBKIT_F_FUNCTIONS) != 0; }
+static int cli_is_multi_part(const rdbkit_target *target) {
+    return (target->features & RDBKIT_F_FUNCTIONS) != 0;
+}
 
 /* Whose log this is, where no RDB in it says so: the target's release if that writes such files, else the newest that
  * does. Directories are of 7.0 and later, single files of those before. */
@@ -17445,8 +17461,8 @@ static int cli_log_load(struct cli_source *src) {
 }
 
 /* As cli_read(), of an append-only source: it is replayed at the first pass, and then read from memory. */
-static int cli_read_log(struct cli_source *src, const rdbkit_reader_options *options, const rdbkit_visitor *visitor,
-                        struct cli_pass *pass) {
+static int cli_read_log(struct cli_source *src, const rdbkit_reader_options *options,
+                        const rdbkit_visitor *visitor, struct cli_pass *pass) {
     pass->code = cli_replay_once(src, options, pass);
     if (pass->code) return pass->error.code ? pass->error.code : (pass->error.code = RDBKIT_ERR_IO);
     const int status = rdbkit_keyspace_emit(src->keyspace, options, visitor);
@@ -18141,7 +18157,8 @@ static int verb_info_key(void *user, const rdbkit_key *key) {
     info->shapes[key->type->shape]++;
     info->types[number] = key->type;
     info->types_n[number]++;
-    if (key->module && verb_list_add(&info->modules, cli_str(key->module), cli_str(""))) return RDBKIT_ERR_NOMEM;
+    if (key->module && verb_list_add(&info->modules, cli_str(key->module), cli_str("")))
+        return RDBKIT_ERR_NOMEM;
     return RDBKIT_SKIP_KEY;
 }
 
@@ -18175,7 +18192,8 @@ struct verb_need {
 };
 
 /* Whether a target knows what commands made: their values have no types yet. */
-static int verb_info_log_verdict(const struct verb_info *info, const rdbkit_target *t, char *text, size_t size) {
+static int verb_info_log_verdict(const struct verb_info *info, const rdbkit_target *t, char *text,
+                                 size_t size) {
     const struct verb_need needs[] = {
         {RDBKIT_F_FUNCTIONS, info->src->kind == CLI_IN_MANIFEST, "knows no append-only directories"},
         {RDBKIT_F_STREAMS, info->shapes[RDBKIT_STREAM], "knows no streams"},
@@ -18196,7 +18214,8 @@ static int verb_info_verdict(const struct verb_info *info, const rdbkit_target *
     const int highest = valkey ? t->max_valkey_version : t->max_redis_version;
     const struct verb_need needs[] = {
         {RDBKIT_F_FUNCTIONS, info->functions_n, "knows no function libraries"},
-        {RDBKIT_F_FUNCTION_PRE_GA, info->pre_ga_functions, "knows no opcode 246 (functions of 7.0 release candidates)"},
+        {RDBKIT_F_FUNCTION_PRE_GA, info->pre_ga_functions,
+         "knows no opcode 246 (functions of 7.0 release candidates)"},
         {RDBKIT_F_MODULE_AUX, info->module_auxs, "knows no opcode 247 (module data)"},
         {RDBKIT_F_SLOT_INFO, info->slot_infos, "knows no opcode 244 (slot info of a cluster)"},
         {RDBKIT_F_SLOT_IMPORT, info->slot_imports, "knows no opcode 243 (slot import)"},
@@ -18540,7 +18559,8 @@ static int verb_confirm_key(void *user, const rdbkit_key *key) {
 /* What is to be looked for. */
 static void verb_confirm_wanted(const rdbkit_check *check, struct verb_confirm *f) {
     memset(f, 0, sizeof *f);
-    for (const rdbkit_duplicate *d; f->n < CLI_DUPS_MAX && (d = rdbkit_check_duplicate(check, f->n)); f->n++) {
+    for (const rdbkit_duplicate *d; f->n < CLI_DUPS_MAX && (d = rdbkit_check_duplicate(check, f->n));
+         f->n++) {
         f->dup[f->n].at = *d;
         if (d->first_off > f->last_off) f->last_off = d->first_off;
         if (d->second_off > f->last_off) f->last_off = d->second_off;
@@ -18569,15 +18589,15 @@ static void verb_verdict(struct cli *c, const struct cli_source *src, const char
 }
 
 /* Print what occurs twice. Returns how many of the found ones hold: two names of the same hash are none. */
-static uint64_t verb_check_print_dups(struct cli *c, const struct cli_source *src, const struct verb_confirm *f,
-                                     uint64_t found) {
+static uint64_t verb_check_print_dups(struct cli *c, const struct cli_source *src,
+                                      const struct verb_confirm *f, uint64_t found) {
     uint64_t real = 0;
     for (size_t i = 0; i < f->n; i++) {
         const struct verb_dup *d = &f->dup[i];
         if (d->name.data && !d->same) continue;
         real++;
         verb_verdict(c, src,
-                    d->at.field ? ": damaged: a field or member twice in key " : ": damaged: key twice");
+                     d->at.field ? ": damaged: a field or member twice in key " : ": damaged: key twice");
         if (d->name.data) {
             cli_puts(&c->out, d->at.field ? "" : ": ");
             cli_put_quoted(&c->out, d->name);
@@ -18615,7 +18635,7 @@ static int verb_is_damage(int status) {
 
 /* What a pass with the check says, on standard output where it is a verdict. */
 static int verb_check_judge(struct cli *c, struct cli_source *src, rdbkit_check *check,
-                           const struct cli_pass *pass) {
+                            const struct cli_pass *pass) {
     if (verb_is_damage(pass->error.code)) {
         verb_verdict(c, src, ": damaged: ");
         cli_puts(&c->out, pass->error.message);
@@ -18648,10 +18668,10 @@ struct verb_check_log {
     rdbkit_aof *aof;
     uint64_t unknown, unknown_off; /* commands, and the first */
     char unknown_name[64];
-    uint64_t wrong_off;            /* a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
-    rdbkit_check *check;           /* of the keys of all images: servers load none of them twice */
-    struct verb_confirm *confirm;  /* the second time: the names of what was found */
-    uint64_t base_off;             /* added to the offsets of a file, so that no two are the same */
+    uint64_t wrong_off;           /* a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
+    rdbkit_check *check;          /* of the keys of all images: servers load none of them twice */
+    struct verb_confirm *confirm; /* the second time: the names of what was found */
+    uint64_t base_off;            /* added to the offsets of a file, so that no two are the same */
     int damaged;
 };
 
@@ -18662,13 +18682,15 @@ static int verb_check_command(void *user, const rdbkit_command *command) {
     if (st == RDBKIT_ERR_UNSUPPORTED && l->unknown++ == 0) {
         const rdbkit_str name = command->argv[0];
         l->unknown_off = command->offset;
-        (void)snprintf(l->unknown_name, sizeof l->unknown_name, "%.*s", (int)(name.len < 60 ? name.len : 60), name.data);
+        (void)snprintf(l->unknown_name, sizeof l->unknown_name, "%.*s", (int)(name.len < 60 ? name.len : 60),
+                       name.data);
     }
     return RDBKIT_OK;
 }
 
 /* What one file is, on standard output. */
-static int verb_check_log_verdict(struct verb_check_log *l, const char *path, int status, const rdbkit_error *e) {
+static int verb_check_log_verdict(struct verb_check_log *l, const char *path, int status,
+                                  const rdbkit_error *e) {
     struct cli_out *out = &l->c->out;
     const rdbkit_aof_state *s = rdbkit_aof_progress(l->aof);
     if (status < 0 && !verb_is_damage(status)) return cli_fail(l->c, path, e);
@@ -18685,7 +18707,8 @@ static int verb_check_log_verdict(struct verb_check_log *l, const char *path, in
     else cli_puts(out, e->message);
     cli_printf(out, "; the last complete command ends at %" PRIu64, s->good_any_off);
     if (s->multi_off != RDBKIT_NO_OFFSET)
-        cli_printf(out, "; a transaction is open since %" PRIu64 ", before it the last ends at %" PRIu64, s->multi_off, s->good_off);
+        cli_printf(out, "; a transaction is open since %" PRIu64 ", before it the last ends at %" PRIu64,
+                   s->multi_off, s->good_off);
     cli_puts(out, "\n");
     return CLI_NO;
 }
@@ -18721,7 +18744,9 @@ static rdbkit_visitor verb_check_image(struct verb_check_log *l) {
     rdbkit_visitor v = {0};
     v.user = l;
     v.key = verb_check_image_key;
-    if (!l->confirm) v.set_member = verb_check_image_set, v.zset_member = verb_check_image_zset, v.hash_field = verb_check_image_hash;
+    if (!l->confirm)
+        v.set_member = verb_check_image_set, v.zset_member = verb_check_image_zset,
+        v.hash_field = verb_check_image_hash;
     return v;
 }
 
@@ -18757,12 +18782,15 @@ static int verb_check_log_dups(struct verb_check_log *l) {
     verb_confirm_wanted(l->check, &f);
     l->confirm = &f;
     l->base_off = 0;
-    if (l->src->kind == CLI_IN_MANIFEST || cli_source_rewind(l->src)) (void)cli_log_walk(l->c, l->src, verb_check_file, l);
+    if (l->src->kind == CLI_IN_MANIFEST || cli_source_rewind(l->src))
+        (void)cli_log_walk(l->c, l->src, verb_check_file, l);
     for (size_t i = 0; i < f.n; i++) {
         const struct verb_dup *d = &f.dup[i];
         if (d->name.data && !d->same) continue;
         real++;
-        verb_verdict(l->c, l->src, d->at.field ? ": damaged: a field or member twice in key " : ": damaged: key twice in RDB images: ");
+        verb_verdict(l->c, l->src,
+                     d->at.field ? ": damaged: a field or member twice in key "
+                                 : ": damaged: key twice in RDB images: ");
         if (d->name.data) cli_put_quoted(out, d->name);
         cli_printf(out, " db %" PRIu64 "\n", d->db);
         verb_free_str(d->name);
@@ -18789,13 +18817,17 @@ static int verb_check_log(struct cli *c, struct cli_source *src) {
     rdbkit_check_free(l.check);
     if (file.fd >= 0) (void)close(file.fd);
     if (code == CLI_OK && l.unknown && !cli_has(c, CLI_O_QUIET))
-        cli_say(c, src->name, "warning: %" PRIu64 " unknown commands, the first at %" PRIu64 ": only servers with the module of %s load them",
+        cli_say(c, src->name,
+                "warning: %" PRIu64 " unknown commands, the first at %" PRIu64
+                ": only servers with the module of %s load them",
                 l.unknown, l.unknown_off, l.unknown_name);
-    if (code == CLI_IO && src->kind == CLI_IN_MANIFEST) l.damaged = 1, code = CLI_OK; /* a file that is not there */
+    if (code == CLI_IO && src->kind == CLI_IN_MANIFEST)
+        l.damaged = 1, code = CLI_OK; /* a file that is not there */
     if (code == CLI_OK && l.damaged) code = CLI_NO;
     if (src->kind == CLI_IN_MANIFEST && code <= CLI_NO) {
         cli_puts(&c->out, src->name);
-        cli_printf(&c->out, ": %s: manifest of %zu files\n", code == CLI_OK ? "sound" : "damaged", rdbkit_manifest_count(src->manifest));
+        cli_printf(&c->out, ": %s: manifest of %zu files\n", code == CLI_OK ? "sound" : "damaged",
+                   rdbkit_manifest_count(src->manifest));
     }
     return code;
 }
@@ -18857,7 +18889,8 @@ static int verb_twice_key(void *ctx, rdbkit_key *key) {
     struct verb_twice *t = ctx;
     int st = rdbkit_filter_apply(t->filter, key);
     const rdbkit_shape shape = key->type->shape;
-    if (st || (t->no_modules && shape == RDBKIT_MODULE) || (t->no_streams && shape == RDBKIT_STREAM)) return st;
+    if (st || (t->no_modules && shape == RDBKIT_MODULE) || (t->no_streams && shape == RDBKIT_STREAM))
+        return st;
     const rdbkit_visitor *v = rdbkit_check_visitor(t->check);
     if (!t->file.sys_errno) (void)v->key(v->user, key);
     return st;
@@ -18884,7 +18917,8 @@ static int verb_twice_judge(struct cli *c, struct cli_source *src) {
     }
     cli_out_flush(&c->err);
     for (size_t i = 0; i < f.n; i++) verb_free_str(f.dup[i].name);
-    if ((uint64_t)found > f.n) cli_say(c, src->name, "%" PRIu64 " more that become one", (uint64_t)found - f.n);
+    if ((uint64_t)found > f.n)
+        cli_say(c, src->name, "%" PRIu64 " more that become one", (uint64_t)found - f.n);
     if (real) cli_hint(c, "--rename and --map-db must keep the keys apart; -K and -D leave one of them out");
     return real ? CLI_REFUSED : CLI_OK;
 }
@@ -18938,7 +18972,9 @@ struct verb_sink {
 
 static const rdbkit_loss *verb_resp_loss(const void *it, size_t index) { return rdbkit_resp_loss(it, index); }
 
-static const rdbkit_loss *verb_writer_loss(const void *it, size_t index) { return rdbkit_writer_loss(it, index); }
+static const rdbkit_loss *verb_writer_loss(const void *it, size_t index) {
+    return rdbkit_writer_loss(it, index);
+}
 
 /* How many kinds of loss there are, without the notes. */
 static size_t verb_loss_count(const struct verb_sink *s) {
@@ -18990,8 +19026,8 @@ static int verb_pass(struct cli *c, struct cli_source *src, const struct verb_si
 
 /* After the pass that wrote: losses, and the exit code. refuse: a loss is not allowed, and the output can be taken
  * back. */
-static int verb_judge(struct cli *c, struct cli_source *src, const struct verb_sink *s, int status, int refuse,
-                      const struct cli_pass *pass) {
+static int verb_judge(struct cli *c, struct cli_source *src, const struct verb_sink *s, int status,
+                      int refuse, const struct cli_pass *pass) {
     if (!c->out.sys_errno &&
         (status == RDBKIT_ERR_LOSS || (refuse && status == RDBKIT_DONE && verb_loss_count(s))))
         return verb_refuse(c, src, s, !c->out.path);
@@ -19006,7 +19042,8 @@ static struct verb_sink verb_resp_sink(const rdbkit_resp_options *options, rdbki
 
 /* The look ahead, before the first byte of output: would it lose anything? Damage is left to the real pass,
  * whose output before it is of use. The report is left to the real pass, too, or to one more if that is refused. */
-static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_resp_options *options, int report) {
+static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_resp_options *options,
+                          int report) {
     struct cli_pass pass;
     rdbkit_resp_options dry = *options;
     dry.dry_run = 1;
@@ -19027,7 +19064,7 @@ static int verb_resp_scan(struct cli *c, struct cli_source *src, const rdbkit_re
 }
 
 static int verb_resp_run(struct cli *c, struct cli_source *src, const rdbkit_resp_options *options,
-                        int refuse) {
+                         int refuse) {
     struct cli_pass pass;
     rdbkit_resp *s = rdbkit_resp_new(options, cli_out_write, &c->out);
     if (!s) return cli_fail_errno(c, NULL, ENOMEM);
@@ -19035,7 +19072,8 @@ static int verb_resp_run(struct cli *c, struct cli_source *src, const rdbkit_res
     int status = verb_pass(c, src, &sink, 0, &pass);
     (void)rdbkit_resp_finish(s); /* an error is in c->out */
     const struct verb_spill *file = options->spill->ctx;
-    int code = file->sys_errno ? verb_spill_failed(c, file) : verb_judge(c, src, &sink, status, refuse, &pass);
+    int code =
+        file->sys_errno ? verb_spill_failed(c, file) : verb_judge(c, src, &sink, status, refuse, &pass);
     rdbkit_resp_free(s);
     return code;
 }
@@ -19060,7 +19098,7 @@ static int verb_to_resp(struct cli *c, struct cli_source *src) {
      * too. */
     const int file = c->out.path != NULL, refuse = file && !options.allow_loss;
     const int scan = !file && (src->kind != CLI_IN_RDB ? !options.allow_loss
-                                                         : src->seekable && verb_resp_scan_pays(src, &options));
+                                                       : src->seekable && verb_resp_scan_pays(src, &options));
     int code = scan ? verb_resp_scan(c, src, &options, 0) : CLI_OK;
     if (file) options.allow_loss = 1;
     if (!code) code = verb_resp_run(c, src, &options, refuse);
@@ -19091,8 +19129,8 @@ static int verb_write(struct cli *c, struct cli_source *src, const rdbkit_target
     options.allow_loss = allowed || file_out;
     rdbkit_writer *w = rdbkit_writer_new(&options, cli_out_write, &c->out);
     if (!w) return cli_fail_errno(c, NULL, ENOMEM);
-    const struct verb_sink sink = {target ? target->name : "the output", rdbkit_writer_visitor(w), verb_writer_loss, w,
-                                   0};
+    const struct verb_sink sink = {target ? target->name : "the output", rdbkit_writer_visitor(w),
+                                   verb_writer_loss, w, 0};
     int status = verb_pass(c, src, &sink, 0, &pass), code;
     if (file.sys_errno) code = verb_spill_failed(c, &file);
     else code = verb_judge(c, src, &sink, status, file_out && !allowed, &pass);
@@ -19136,7 +19174,8 @@ static int verb_base(struct cli *c, struct cli_source *src, const rdbkit_target 
 }
 
 /* A line of the manifest that is being written. */
-static void verb_manifest_line(struct cli_out *out, const char *name, size_t name_len, int64_t number, char type) {
+static void verb_manifest_line(struct cli_out *out, const char *name, size_t name_len, int64_t number,
+                               char type) {
     char line[RDBKIT_MANIFEST_LINE_MAX];
     const rdbkit_manifest_file file = {{name, name_len}, number, type, -1, -1, 0};
     const int len = rdbkit_manifest_line(line, sizeof line, &file);
@@ -19186,7 +19225,8 @@ static int verb_filter_file(struct cli *c, struct cli_source *src) {
     if (code != CLI_OK) return code;
     const int commands = src->header.rdb_version == 0;
     /* commands without an image do not say who wrote them: those of the newest that has this kind of file */
-    const rdbkit_target *target = commands ? rdbkit_target_find(c->dir.path ? "redis-8.0" : "redis-6.2") : NULL;
+    const rdbkit_target *target =
+        commands ? rdbkit_target_find(c->dir.path ? "redis-8.0" : "redis-6.2") : NULL;
     return c->dir.path ? verb_write_dir(c, src, target, commands) : verb_base(c, src, target, commands);
 }
 
@@ -19198,15 +19238,15 @@ struct verb_cut {
     struct cli_source *src;
     const char *path;
     rdbkit_aof *aof;
-    int64_t until_s;     /* or INT64_MAX */
-    uint64_t stop_off;   /* of the first later timestamp, or RDBKIT_NO_OFFSET */
-    uint64_t wrong_off;  /* of a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
-    uint64_t stamps;     /* timestamps in all files */
-    char *data;          /* read, and not written yet: from base_off on */
+    int64_t until_s;    /* or INT64_MAX */
+    uint64_t stop_off;  /* of the first later timestamp, or RDBKIT_NO_OFFSET */
+    uint64_t wrong_off; /* of a command with a wrong number of arguments, or RDBKIT_NO_OFFSET */
+    uint64_t stamps;    /* timestamps in all files */
+    char *data;         /* read, and not written yet: from base_off on */
     size_t len, cap;
     uint64_t base_off;
-    uint64_t size;       /* bytes read */
-    int done;            /* the log ends in this file: what follows is lost */
+    uint64_t size; /* bytes read */
+    int done;      /* the log ends in this file: what follows is lost */
 };
 
 /* Servers stop at a wrong number of arguments. */
@@ -19265,7 +19305,8 @@ static int verb_cut_run(struct verb_cut *t, rdbkit_input *in) {
     const void *data = NULL;
     size_t len = 0;
     int st, status = RDBKIT_MORE;
-    while (status == RDBKIT_MORE && !t->c->out.sys_errno && (st = rdbkit_input_rest(in, &data, &len)) == RDBKIT_OK) {
+    while (status == RDBKIT_MORE && !t->c->out.sys_errno &&
+           (st = rdbkit_input_rest(in, &data, &len)) == RDBKIT_OK) {
         status = verb_cut_keep(t, data, len);
         if (status == RDBKIT_OK) status = rdbkit_aof_feed(t->aof, data, len);
         verb_cut_flush(t);
@@ -19282,18 +19323,20 @@ static int verb_cut_say(struct verb_cut *t, int status) {
     const rdbkit_aof_state *s = rdbkit_aof_progress(t->aof);
     const rdbkit_error *e = rdbkit_aof_error(t->aof);
     if (status == RDBKIT_DONE) {
-        if (!cli_has(c, CLI_O_QUIET)) cli_say(c, t->path, "sound: %" PRIu64 " commands kept, all %" PRIu64 " bytes", s->commands, t->size);
+        if (!cli_has(c, CLI_O_QUIET))
+            cli_say(c, t->path, "sound: %" PRIu64 " commands kept, all %" PRIu64 " bytes", s->commands,
+                    t->size);
         return CLI_OK;
     }
     if (t->stop_off != RDBKIT_NO_OFFSET)
         cli_say(c, t->path, "cut at %" PRIu64 ", before the first later timestamp", t->base_off);
     else if (t->wrong_off != RDBKIT_NO_OFFSET)
-        cli_say(c, t->path, "cut at %" PRIu64 ": a command with a wrong number of arguments at %" PRIu64, t->base_off, t->wrong_off);
-    else if (verb_is_damage(status))
-        cli_say(c, t->path, "cut at %" PRIu64 ": %s", t->base_off, e->message);
-    else
-        return cli_fail(c, t->path, e);
-    if (t->size > t->base_off) cli_say(c, t->path, "%" PRIu64 " bytes behind the cut are lost", t->size - t->base_off);
+        cli_say(c, t->path, "cut at %" PRIu64 ": a command with a wrong number of arguments at %" PRIu64,
+                t->base_off, t->wrong_off);
+    else if (verb_is_damage(status)) cli_say(c, t->path, "cut at %" PRIu64 ": %s", t->base_off, e->message);
+    else return cli_fail(c, t->path, e);
+    if (t->size > t->base_off)
+        cli_say(c, t->path, "%" PRIu64 " bytes behind the cut are lost", t->size - t->base_off);
     t->done = 1;
     return CLI_OK;
 }
@@ -19326,7 +19369,8 @@ static int verb_cut_file(struct verb_cut *t, const char *path, rdbkit_input *in)
     const rdbkit_aof_state *s = rdbkit_aof_progress(t->aof);
     int code;
     if (t->c->out.sys_errno) code = CLI_IO;
-    else if (status < 0 && s->has_rdb && s->rdb_end == RDBKIT_NO_OFFSET && verb_is_damage(status)) code = CLI_BAD;
+    else if (status < 0 && s->has_rdb && s->rdb_end == RDBKIT_NO_OFFSET && verb_is_damage(status))
+        code = CLI_BAD;
     else {
         if (status != RDBKIT_DONE) verb_cut_drain(t, in);
         code = verb_cut_say(t, status);
@@ -19354,15 +19398,17 @@ static int verb_salvage_lost(void *ctx, const rdbkit_lost *lost) {
     return RDBKIT_OK;
 }
 
-static int verb_salvage_say(struct cli *c, const char *path, const rdbkit_salvage *s, int status, const rdbkit_error *e) {
+static int verb_salvage_say(struct cli *c, const char *path, const rdbkit_salvage *s, int status,
+                            const rdbkit_error *e) {
     const uint64_t kept = rdbkit_salvage_kept(s), lost = rdbkit_salvage_lost(s);
-    if (status < 0 && !verb_is_damage(status) && status != RDBKIT_ERR_UNSUPPORTED) return cli_fail(c, path, e);
+    if (status < 0 && !verb_is_damage(status) && status != RDBKIT_ERR_UNSUPPORTED)
+        return cli_fail(c, path, e);
     if (status == RDBKIT_ERR_CHECKSUM)
         cli_say(c, path, "%s: a value that was kept may be another than it was", e->message);
-    else if (status < 0)
-        cli_say(c, path, "%s: nothing behind that can be found", e->message);
-    if (status < 0 || lost) cli_say(c, path, "%" PRIu64 " keys kept, %" PRIu64 " keys lost%s", kept, lost,
-                                    status < 0 && status != RDBKIT_ERR_CHECKSUM ? ", and what follows the damage" : "");
+    else if (status < 0) cli_say(c, path, "%s: nothing behind that can be found", e->message);
+    if (status < 0 || lost)
+        cli_say(c, path, "%" PRIu64 " keys kept, %" PRIu64 " keys lost%s", kept, lost,
+                status < 0 && status != RDBKIT_ERR_CHECKSUM ? ", and what follows the damage" : "");
     else if (!cli_has(c, CLI_O_QUIET)) cli_say(c, path, "sound: all %" PRIu64 " keys kept", kept);
     return CLI_OK;
 }
@@ -19380,9 +19426,11 @@ static int verb_salvage_rdb(struct cli *c, const char *path, rdbkit_input *in, i
     options.allow_loss = 1;
     options.aof_base = aof_base;
     rdbkit_reader_options_init(&reader_options);
-    reader_options.ignore_checksum = aof_base || cli_has(c, CLI_O_IGNORE_SUM); /* of an image it was looked at before */
+    reader_options.ignore_checksum =
+        aof_base || cli_has(c, CLI_O_IGNORE_SUM); /* of an image it was looked at before */
     rdbkit_writer *w = rdbkit_writer_new(&options, cli_out_write, &c->out);
-    rdbkit_salvage *s = w ? rdbkit_salvage_new(NULL, rdbkit_writer_visitor(w), verb_salvage_lost, &user) : NULL;
+    rdbkit_salvage *s =
+        w ? rdbkit_salvage_new(NULL, rdbkit_writer_visitor(w), verb_salvage_lost, &user) : NULL;
     rdbkit_reader *r = s ? rdbkit_reader_new(&reader_options, rdbkit_salvage_visitor(s)) : NULL;
     int code;
     if (r) {
@@ -19557,14 +19605,16 @@ static int verb_repair_rdb(struct cli *c, struct cli_source *src) {
 
 static int verb_same_file(const char *a, const char *b) {
     struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) + S_ISDIR(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) + S_ISDIR(x.st_mode) &&
+           x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 static int verb_repair(struct cli *c, struct cli_source *src) {
     int64_t until_s;
     int code = verb_until(c, &until_s);
     if (code != CLI_OK) return code;
-    if (src->kind == CLI_IN_MANIFEST && verb_same_file(c->o.text[CLI_O_OUTPUT], src->dir[0] ? src->dir : ".")) {
+    if (src->kind == CLI_IN_MANIFEST &&
+        verb_same_file(c->o.text[CLI_O_OUTPUT], src->dir[0] ? src->dir : ".")) {
         cli_say(c, src->name, "repair never writes in place: -o has to name another directory");
         return CLI_REFUSED;
     }
@@ -19627,27 +19677,36 @@ struct main_verb {
 
 static const struct main_verb main_verbs[] = {
     {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB or append-only file that the target loads",
-     "Makes an RDB file for another server, older or newer, or with --format aof an append-only file. What the target\n"
-     "loads as it is goes through unchanged, the rest is encoded as that server would; an append-only file is replayed. Without -o the file is in the current folder and named after input and\n"
-     "target. What the target cannot hold is never dropped silently: without --allow-loss the work is refused.",
+     "Makes an RDB file for another server, older or newer, or with --format aof an append-only file. What "
+     "the target\n"
+     "loads as it is goes through unchanged, the rest is encoded as that server would; an append-only file "
+     "is replayed. Without -o the file is in the current folder and named after input and\n"
+     "target. What the target cannot hold is never dropped silently: without --allow-loss the work is "
+     "refused.",
      "rdbkit convert --to redis-4.0 dump.rdb"},
     {"to-resp", CLI_V_TO_RESP, verb_to_resp, 1, "FILE", "commands for redis-cli --pipe",
-     "Turns an RDB or append-only file into commands of the Redis protocol, as fast as a server takes them. What the target "
+     "Turns an RDB or append-only file into commands of the Redis protocol, as fast as a server takes them. "
+     "What the target "
      "cannot\n"
      "hold is never dropped silently: without --allow-loss the work is refused, and what would be lost is "
      "listed.",
      "rdbkit to-resp --to valkey-8 dump.rdb | redis-cli --pipe"},
     {"to-json", CLI_V_TO_JSON, verb_to_json, 1, "FILE", "lossless JSON",
-     "Prints everything that the file holds as JSON: an array of records, one for each key, that can be read back to the\n"
+     "Prints everything that the file holds as JSON: an array of records, one for each key, that can be read "
+     "back to the\n"
      "last byte. docs/json.md has the format.",
      "rdbkit to-json --lines dump.rdb | jq -r .key"},
-    {"filter", CLI_V_FILTER_FILE, verb_filter_file, 1, "FILE", "a file of the same kind and version, with chosen keys",
-     "Copies the keys that the options choose, in the version and form of the input: of an append-only file what it comes\n"
+    {"filter", CLI_V_FILTER_FILE, verb_filter_file, 1, "FILE",
+     "a file of the same kind and version, with chosen keys",
+     "Copies the keys that the options choose, in the version and form of the input: of an append-only file "
+     "what it comes\n"
      "to, as a rewrite of it would be. Needs -o.",
      "rdbkit filter -k 'user:*' -o users.rdb dump.rdb"},
     {"repair", CLI_V_REPAIR, verb_repair, 1, "FILE", "save what can be read of a damaged file",
-     "Writes a sound file, never in place, and says what is lost. An append-only file is cut behind its last complete\n"
-     "command outside of a transaction, in whichever file of a directory that is. Of an RDB every sound key is kept:\n"
+     "Writes a sound file, never in place, and says what is lost. An append-only file is cut behind its last "
+     "complete\n"
+     "command outside of a transaction, in whichever file of a directory that is. Of an RDB every sound key "
+     "is kept:\n"
      "a damaged value costs its own key where the next one can be found. Needs -o.",
      "rdbkit repair -o sound.aof appendonly.aof"},
     {"check", CLI_V_CHECK, verb_check, 0, "FILE...", "tell sound files from damaged ones",
@@ -19675,9 +19734,11 @@ static const struct main_verb *main_verb_of(const char *name) {
 }
 
 static void main_help_all(struct cli_out *out) {
-    cli_puts(out, "usage: rdbkit VERB [options] FILE...\n\n"
-                  "Reads RDB files, append-only files and append-only directories of Redis and Valkey, plain or in\n"
-                  "gzip; - is standard input.\n\n");
+    cli_puts(
+        out,
+        "usage: rdbkit VERB [options] FILE...\n\n"
+        "Reads RDB files, append-only files and append-only directories of Redis and Valkey, plain or in\n"
+        "gzip; - is standard input.\n\n");
     for (size_t i = 0; i < MAIN_VERBS_N; i++)
         cli_printf(out, "  %-8s  %s\n", main_verbs[i].name, main_verbs[i].brief);
     cli_puts(out, "\n`rdbkit help VERB` has the options. `rdbkit -V` has the version.\n");
@@ -19737,7 +19798,8 @@ static size_t main_distance(const char *given, const char *name) {
         size_t diagonal = row[0];
         row[0] = i;
         for (size_t j = 1; j <= name_len; j++) {
-            size_t best = main_min(diagonal + (given[i - 1] != name[j - 1]), main_min(row[j], row[j - 1]) + 1);
+            size_t best =
+                main_min(diagonal + (given[i - 1] != name[j - 1]), main_min(row[j], row[j - 1]) + 1);
             diagonal = row[j];
             row[j] = best;
         }
@@ -19834,7 +19896,7 @@ static int main_missing(struct cli *c, const struct cli_option *option) {
 
 /* --name, --name=value or --name value; arg stands after the dashes. */
 static int main_parse_long(struct cli *c, const struct main_verb *verb, const char *arg,
-                          struct main_args *args) {
+                           struct main_args *args) {
     const size_t len = strcspn(arg, "=");
     const char *value = arg[len] ? arg + len + 1 : NULL;
     char name[64] = "";
@@ -19858,7 +19920,7 @@ static const struct cli_option *cli_option_of_letter(const struct main_verb *ver
 
 /* -abc, -oFILE or -o FILE; letters stand after the dash. */
 static int main_parse_short(struct cli *c, const struct main_verb *verb, const char *letters,
-                           struct main_args *args) {
+                            struct main_args *args) {
     int code = CLI_OK;
     for (; *letters && code == CLI_OK; letters++) {
         const struct cli_option *option = cli_option_of_letter(verb, *letters);
@@ -19953,14 +20015,16 @@ static int main_format_ok(struct cli *c) {
 
 static int main_outputs_open(struct cli *c, const struct main_verb *verb) {
     const char *report = c->o.text[CLI_O_LOSS_REPORT], *output = c->o.text[CLI_O_OUTPUT];
-    if (!output && verb->bit == CLI_V_CONVERT && !(output = main_convert_name(c))) return cli_fail_errno(c, NULL, ENOMEM);
+    if (!output && verb->bit == CLI_V_CONVERT && !(output = main_convert_name(c)))
+        return cli_fail_errno(c, NULL, ENOMEM);
     if (!output && (verb->bit & (CLI_V_FILTER_FILE | CLI_V_REPAIR))) {
         cli_say(c, NULL, "%s needs -o FILE; -o - is standard output", verb->name);
         return CLI_USAGE;
     }
     int code = CLI_OK;
     if (verb->bit == CLI_V_CONVERT && main_log_target(c)) code = cli_dir_open(c, output);
-    else if (!(verb->bit & (CLI_V_FILTER_FILE | CLI_V_REPAIR))) code = cli_out_open(c, &c->out, cli_temp_name[0], output);
+    else if (!(verb->bit & (CLI_V_FILTER_FILE | CLI_V_REPAIR)))
+        code = cli_out_open(c, &c->out, cli_temp_name[0], output);
     if (code || !report) return code;
     if (strcmp(report, "-") == 0) {
         cli_say(c, NULL, "--loss-report needs the name of a file: standard output is for data");

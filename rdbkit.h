@@ -209,18 +209,18 @@ typedef struct rdbkit_header {
 } rdbkit_header;
 
 typedef struct rdbkit_key {
-    rdbkit_str name;         /* borrowed until the callback returns */
-    rdbkit_str raw_name;     /* the same as it stands in the file, an RDB string; len 0 if a filter changed it */
+    rdbkit_str name;     /* borrowed until the callback returns */
+    rdbkit_str raw_name; /* the same as it stands in the file, an RDB string; len 0 if a filter changed it */
     const rdbkit_type *type; /* constant */
     const char *module;      /* name of a module value's type, or NULL; borrowed like name */
     uint64_t db;
-    int64_t expire_ms;   /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
-    int64_t idle_s;      /* LRU idle time in seconds, or RDBKIT_NO_HINT */
-    int lfu_freq;        /* LFU counter 0..255, or RDBKIT_NO_HINT */
+    int64_t expire_ms; /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
+    int64_t idle_s;    /* LRU idle time in seconds, or RDBKIT_NO_HINT */
+    int lfu_freq;      /* LFU counter 0..255, or RDBKIT_NO_HINT */
     /* Of the record: its first prefix opcode, else its type byte. 0: the value has no bytes (a replayed keyspace, a
      * program's own events), and cannot be taken raw. */
     uint64_t offset;
-    uint64_t value_off;  /* of the first byte after the key's name */
+    uint64_t value_off; /* of the first byte after the key's name */
 } rdbkit_key;
 
 typedef struct rdbkit_stream_id {
@@ -232,10 +232,10 @@ typedef struct rdbkit_stream_id {
  * hold what a server of 7.0 or later makes of such a file while it loads it; of a replayed log of such a server
  * they hold what the replay counted. */
 typedef struct rdbkit_stream_info {
-    uint64_t length;               /* live entries */
-    rdbkit_stream_id last_id;      /* last-generated-id */
-    rdbkit_stream_id first_id;     /* of the first live entry; 0-0 if there is none */
-    rdbkit_stream_id max_deleted;  /* max-deleted-entry-id */
+    uint64_t length;              /* live entries */
+    rdbkit_stream_id last_id;     /* last-generated-id */
+    rdbkit_stream_id first_id;    /* of the first live entry; 0-0 if there is none */
+    rdbkit_stream_id max_deleted; /* max-deleted-entry-id */
     uint64_t entries_added;
     uint64_t groups;
     int has_counters;
@@ -246,8 +246,8 @@ typedef struct rdbkit_stream_info {
 typedef struct rdbkit_stream_group {
     rdbkit_str name;
     rdbkit_stream_id last_id; /* last-delivered-id */
-    int64_t entries_read;     /* or RDBKIT_ENTRIES_READ_UNKNOWN; what a server estimates if the file has none */
-    uint64_t pending;         /* entries in the group's list */
+    int64_t entries_read; /* or RDBKIT_ENTRIES_READ_UNKNOWN; what a server estimates if the file has none */
+    uint64_t pending;     /* entries in the group's list */
     uint64_t consumers;
 } rdbkit_stream_group;
 
@@ -330,7 +330,8 @@ typedef ptrdiff_t (*rdbkit_read_fn)(void *ctx, void *buf, size_t size);
  * until the input is freed). allocator: NULL for malloc. Returns NULL when out of memory. */
 RDBKIT_API rdbkit_input *rdbkit_input_new(const rdbkit_allocator *allocator, rdbkit_read_fn read, void *ctx);
 RDBKIT_API rdbkit_input *rdbkit_input_new_fd(const rdbkit_allocator *allocator, int fd);
-RDBKIT_API rdbkit_input *rdbkit_input_new_memory(const rdbkit_allocator *allocator, const void *data, size_t len);
+RDBKIT_API rdbkit_input *rdbkit_input_new_memory(const rdbkit_allocator *allocator, const void *data,
+                                                 size_t len);
 RDBKIT_API void rdbkit_input_free(rdbkit_input *in);
 
 /* Bytes taken from the source so far, before decompression: for progress. */
@@ -365,7 +366,8 @@ RDBKIT_API void rdbkit_reader_options_init(rdbkit_reader_options *options);
 /* Make a reader for one RDB. options: NULL for the defaults. visitor: copied; NULL or all NULL just checks.
  * Returns NULL when out of memory. Memory: 40 KiB, plus the largest string or packed blob that has to be
  * held whole, plus 40 bytes for each pending entry of one stream group. */
-RDBKIT_API rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options, const rdbkit_visitor *visitor);
+RDBKIT_API rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options,
+                                            const rdbkit_visitor *visitor);
 RDBKIT_API void rdbkit_reader_free(rdbkit_reader *r);
 
 /* Give the next bytes of the input to a reader.
@@ -406,19 +408,19 @@ RDBKIT_API const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r);
 /* What a target may not be able to hold. A loss makes a conversion fail with RDBKIT_ERR_LOSS unless losses
  * are allowed; a note (from RDBKIT_NOTE_PENDING_GONE on) never does. docs/loss.md has the whole table. */
 typedef enum rdbkit_loss_kind {
-    RDBKIT_LOSS_STREAM,          /* the key is left out: the target has no streams */
-    RDBKIT_LOSS_STREAM_COUNTERS, /* entries-added, max-deleted or entries-read that cannot be rebuilt */
-    RDBKIT_LOSS_ACTIVE_TIME,     /* of consumers; files below RDB 11 have the time they were seen alone */
-    RDBKIT_LOSS_FIELD_EXPIRY,    /* hash fields are kept, and live for ever */
-    RDBKIT_LOSS_FUNCTION,        /* the library is left out */
-    RDBKIT_LOSS_MODULE,          /* the key is left out: larger than what RESTORE takes */
-    RDBKIT_LOSS_NAN_SCORE,       /* the member is left out: no server takes NaN */
-    RDBKIT_NOTE_PENDING_GONE,    /* pending entry whose message is deleted: no command makes one */
-    RDBKIT_NOTE_MODULE_VALUE,    /* carried as RESTORE: the target needs that module */
-    RDBKIT_NOTE_MODULE_AUX,      /* module data outside of keys: no command carries it */
-    RDBKIT_NOTE_DB_NUMBER,       /* a database above 15: the target needs a higher `databases` */
-    RDBKIT_NOTE_SLOT_IMPORT,     /* an unfinished slot import is left out */
-    RDBKIT_NOTE_DROPPED_MODULE,  /* drop_modules: the key, or the module data outside of keys, is left out */
+    RDBKIT_LOSS_STREAM,           /* the key is left out: the target has no streams */
+    RDBKIT_LOSS_STREAM_COUNTERS,  /* entries-added, max-deleted or entries-read that cannot be rebuilt */
+    RDBKIT_LOSS_ACTIVE_TIME,      /* of consumers; files below RDB 11 have the time they were seen alone */
+    RDBKIT_LOSS_FIELD_EXPIRY,     /* hash fields are kept, and live for ever */
+    RDBKIT_LOSS_FUNCTION,         /* the library is left out */
+    RDBKIT_LOSS_MODULE,           /* the key is left out: larger than what RESTORE takes */
+    RDBKIT_LOSS_NAN_SCORE,        /* the member is left out: no server takes NaN */
+    RDBKIT_NOTE_PENDING_GONE,     /* pending entry whose message is deleted: no command makes one */
+    RDBKIT_NOTE_MODULE_VALUE,     /* carried as RESTORE: the target needs that module */
+    RDBKIT_NOTE_MODULE_AUX,       /* module data outside of keys: no command carries it */
+    RDBKIT_NOTE_DB_NUMBER,        /* a database above 15: the target needs a higher `databases` */
+    RDBKIT_NOTE_SLOT_IMPORT,      /* an unfinished slot import is left out */
+    RDBKIT_NOTE_DROPPED_MODULE,   /* drop_modules: the key, or the module data outside of keys, is left out */
     RDBKIT_NOTE_DROPPED_FUNCTION, /* drop_functions: the library is left out */
     RDBKIT_LOSS_KIND_N
 } rdbkit_loss_kind;
@@ -439,7 +441,8 @@ typedef struct rdbkit_loss {
 /* What is lost of one key (function library, module, database), of one kind. */
 typedef struct rdbkit_key_loss {
     const rdbkit_loss *row; /* its kind, name, text and is_note; constant, nothing is counted there */
-    rdbkit_str key; /* whole name as it goes out (or the library's, the module's); of a database: of its first key */
+    /* Whole name as it goes out (or the library's, the module's); of a database: of its first key. */
+    rdbkit_str key;
     uint64_t db;    /* or RDBKIT_NO_DB: functions, module data */
     uint64_t items; /* fields, groups, members or pending entries, at least 1 */
 } rdbkit_key_loss;
@@ -475,16 +478,17 @@ typedef struct rdbkit_writer rdbkit_writer;
 
 typedef struct rdbkit_writer_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
-    const rdbkit_target *target; /* the server that will load it. NULL: as the input, version and magic. Default: valkey-8.1 */
-    const rdbkit_spill *spill;   /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
-    int no_compress;             /* 1: no LZF for what is encoded */
-    int reencode;                /* 1: no value goes through as it is, all are encoded as the target would */
-    int allow_loss;              /* 0: the first loss ends with RDBKIT_ERR_LOSS */
-    int drop_modules;            /* 1: leave module values and module data out, with a note */
-    int drop_functions;          /* 1: leave function libraries out, with a note instead of a loss */
-    int same_keys;               /* 1: nothing is filtered, so that the input's key counts hold */
-    int aof_base;                /* 1: to be the base of an append-only file, and to say so as servers do */
-    rdbkit_loss_fn on_loss;      /* hears of each key that loses something; NULL: not wanted */
+    /* The server that will load it. NULL: as the input, version and magic. Default: valkey-8.1. */
+    const rdbkit_target *target;
+    const rdbkit_spill *spill; /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
+    int no_compress;           /* 1: no LZF for what is encoded */
+    int reencode;              /* 1: no value goes through as it is, all are encoded as the target would */
+    int allow_loss;            /* 0: the first loss ends with RDBKIT_ERR_LOSS */
+    int drop_modules;          /* 1: leave module values and module data out, with a note */
+    int drop_functions;        /* 1: leave function libraries out, with a note instead of a loss */
+    int same_keys;             /* 1: nothing is filtered, so that the input's key counts hold */
+    int aof_base;              /* 1: to be the base of an append-only file, and to say so as servers do */
+    rdbkit_loss_fn on_loss;    /* hears of each key that loses something; NULL: not wanted */
     void *on_loss_ctx;
 } rdbkit_writer_options;
 
@@ -493,7 +497,8 @@ RDBKIT_API void rdbkit_writer_options_init(rdbkit_writer_options *options);
 /* Make a writer. write, ctx: where the bytes go, in blocks of some 256 KiB; the file is complete when the end
  * event has returned RDBKIT_OK. Returns NULL when out of memory. Memory: 600 KiB, 1 MiB of a large collection, and
  * whole: hashes with field expiry over 512 fields for Redis, pending entries of one stream group, largest string. */
-RDBKIT_API rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_write_fn write, void *ctx);
+RDBKIT_API rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_write_fn write,
+                                            void *ctx);
 RDBKIT_API void rdbkit_writer_free(rdbkit_writer *w);
 
 /* The visitor to hand to a reader (with piece_len 0), or to call. Valid as long as w. */
@@ -515,15 +520,15 @@ typedef struct rdbkit_resp_options {
      * reader with piece_len 0. Memory: the largest value that goes through as it is. */
     int restore;
     const rdbkit_spill *spill; /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
-    unsigned batch;      /* elements in one command, 1 to 100000. Default 64, as the servers' own rewrite */
-    int del_first;       /* 1: DEL before each key */
-    int replace;         /* 1: overwrite: REPLACE for RESTORE and FUNCTION LOAD, DEL before other values */
-    int single_db;       /* 1: no SELECT: all keys into the database of the connection */
-    int drop_modules;    /* 1: leave module values and module data out, with a note */
-    int drop_functions;  /* 1: leave function libraries out, with a note instead of a loss */
-    int allow_loss;      /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
-    int dry_run;         /* 1: write nothing, read on, collect the losses */
-    int rewrite;         /* 1: as a server rewrites its append-only file: SET without time, then PEXPIREAT */
+    unsigned batch;     /* elements in one command, 1 to 100000. Default 64, as the servers' own rewrite */
+    int del_first;      /* 1: DEL before each key */
+    int replace;        /* 1: overwrite: REPLACE for RESTORE and FUNCTION LOAD, DEL before other values */
+    int single_db;      /* 1: no SELECT: all keys into the database of the connection */
+    int drop_modules;   /* 1: leave module values and module data out, with a note */
+    int drop_functions; /* 1: leave function libraries out, with a note instead of a loss */
+    int allow_loss;     /* 0: the first loss ends with RDBKIT_ERR_LOSS, except in a dry run */
+    int dry_run;        /* 1: write nothing, read on, collect the losses */
+    int rewrite;        /* 1: as a server rewrites its append-only file: SET without time, then PEXPIREAT */
     rdbkit_loss_fn on_loss; /* hears of each key that loses something; NULL: not wanted */
     void *on_loss_ctx;
 } rdbkit_resp_options;
@@ -556,7 +561,8 @@ typedef struct rdbkit_json rdbkit_json;
 
 /* How the bytes of names, elements and values become JSON strings. */
 typedef enum rdbkit_json_encoding {
-    RDBKIT_JSON_AUTO,   /* valid UTF-8 as it is, other bytes as "base64:..."; "utf8:" before text that begins like a mark */
+    /* Valid UTF-8 as it is, other bytes as "base64:..."; "utf8:" before text that begins like a mark. */
+    RDBKIT_JSON_AUTO,
     RDBKIT_JSON_UTF8,   /* loses data: what is not valid UTF-8 becomes U+FFFD */
     RDBKIT_JSON_BASE64, /* every one as base64, without a mark */
     RDBKIT_JSON_LATIN1, /* each byte as the code point of that number */
@@ -655,8 +661,8 @@ RDBKIT_API int rdbkit_filter_map_db(rdbkit_filter *f, uint64_t from, uint64_t to
 
 /* Names that begin with old_name begin with new_name instead: the first rule that applies, once. Either may be
  * empty, and then NULL. Cluster slots may change with the name. */
-RDBKIT_API int rdbkit_filter_rename(rdbkit_filter *f, const char *old_name, size_t old_len, const char *new_name,
-                                    size_t new_len);
+RDBKIT_API int rdbkit_filter_rename(rdbkit_filter *f, const char *old_name, size_t old_len,
+                                    const char *new_name, size_t new_len);
 
 /* Take the expiry off every key. Wins over rdbkit_filter_shift_ttl(). */
 RDBKIT_API void rdbkit_filter_strip_ttl(rdbkit_filter *f);
@@ -721,7 +727,7 @@ typedef struct rdbkit_command {
      * nothing. */
     uint64_t db;
     int64_t timestamp_s; /* unix time of the last "#TS:" before it, or RDBKIT_NO_TIMESTAMP */
-    int in_multi; /* 1: queued between MULTI and EXEC; 0 for these two, 1 for a MULTI inside */
+    int in_multi;        /* 1: queued between MULTI and EXEC; 0 for these two, 1 for a MULTI inside */
 } rdbkit_command;
 
 /* Receives what is in the file, in its order. A NULL member is not wanted. Answers are RDBKIT_OK to
@@ -757,8 +763,7 @@ RDBKIT_API void rdbkit_aof_options_init(rdbkit_aof_options *options);
  * Returns NULL when out of memory. Memory: 2 KiB, up to twice the largest command that does not lie
  * in one piece of input, 16 bytes for each of its arguments, and what a rdbkit_reader takes while
  * an image is read. Nothing is allocated by a number that the file states. */
-RDBKIT_API rdbkit_aof *rdbkit_aof_new(const rdbkit_aof_options *options,
-                                      const rdbkit_aof_visitor *visitor);
+RDBKIT_API rdbkit_aof *rdbkit_aof_new(const rdbkit_aof_options *options, const rdbkit_aof_visitor *visitor);
 
 /* a: NULL, or one that is not inside a callback. */
 RDBKIT_API void rdbkit_aof_free(rdbkit_aof *a);
@@ -841,9 +846,8 @@ typedef struct rdbkit_manifest_file {
  * Returns a handle for rdbkit_manifest_free(), or NULL: RDBKIT_ERR_DAMAGED, RDBKIT_ERR_NOMEM. A
  * manifest of comments alone has no files, and stands for an empty log. Memory: the text and 56 bytes
  * a file; up to twice that, and a third copy of the latter while it is read. */
-RDBKIT_API rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator,
-                                                  const void *text, size_t len,
-                                                  rdbkit_error *error);
+RDBKIT_API rdbkit_manifest *rdbkit_manifest_parse(const rdbkit_allocator *allocator, const void *text,
+                                                  size_t len, rdbkit_error *error);
 RDBKIT_API void rdbkit_manifest_free(rdbkit_manifest *m);
 
 /* How many files, and each of them in the order of loading: the base, if there is one, the
@@ -897,8 +901,8 @@ typedef struct rdbkit_keyspace_options {
      * target can lose only what the source had. An RDB image that names its server has the last word. Default NULL: the
      * newest. */
     const rdbkit_target *source;
-    int skip_scripts;      /* 1: leave out EVAL and the like; 0: RDBKIT_ERR_UNSUPPORTED */
-    int skip_unknown;      /* 1: leave out unknown commands; 0: RDBKIT_ERR_UNSUPPORTED */
+    int skip_scripts; /* 1: leave out EVAL and the like; 0: RDBKIT_ERR_UNSUPPORTED */
+    int skip_unknown; /* 1: leave out unknown commands; 0: RDBKIT_ERR_UNSUPPORTED */
     int (*on_event)(void *ctx, const rdbkit_replay_event *event); /* may be NULL; 0, or negative to stop */
     void *on_event_ctx;
 } rdbkit_keyspace_options;
@@ -936,7 +940,8 @@ RDBKIT_API void rdbkit_keyspace_file_end(rdbkit_keyspace *ks);
 /* Give out everything as events, in the order of rdbkit_visitor: databases by number, keys in the order in which they
  * came to be. May be called any number of times. options: key_filter and piece_len are looked at; NULL for the
  * defaults. Returns RDBKIT_DONE or a negative code. The keyspace does not change. */
-RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, const rdbkit_visitor *visitor);
+RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options,
+                                    const rdbkit_visitor *visitor);
 
 /* Fill in what is known of it. Takes time: all keys are counted. */
 RDBKIT_API void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats);

@@ -19,9 +19,7 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
     return LLVMFuzzerMutate(data, size, max_size);
 }
 
-static int feed_one(void *to, const void *data, size_t len) {
-    return rdbkit_aof_feed(to, data, len);
-}
+static int feed_one(void *to, const void *data, size_t len) { return rdbkit_aof_feed(to, data, len); }
 
 static int feed_some(rdbkit_aof *a, fuzz_source *s) {
     const int status = fuzz_feed(s, feed_one, a);

@@ -39,7 +39,8 @@ static size_t element(const uint8_t *p, size_t len, uint8_t takes[256]) {
 static int reference(const uint8_t *p, size_t p_len, const uint8_t *t, size_t t_len) {
     uint8_t takes[256];
     if (!p_len) return !t_len;
-    if (*p == '*') return reference(p + 1, p_len - 1, t, t_len) || (t_len && reference(p, p_len, t + 1, t_len - 1));
+    if (*p == '*')
+        return reference(p + 1, p_len - 1, t, t_len) || (t_len && reference(p, p_len, t + 1, t_len - 1));
     if (!t_len) return 0;
     size_t n = element(p, p_len, takes);
     return takes[*t] && reference(p + n, p_len - n, t + 1, t_len - 1);

@@ -13,7 +13,19 @@
 enum { DEPTH_MAX = 12 };
 
 /* What may come next. */
-enum { VALUE, VALUE_OR_END, NAME, NAME_OR_END, COLON, AFTER, IN_STRING, IN_ESCAPE, IN_HEX, IN_NUMBER, IN_WORD };
+enum {
+    VALUE,
+    VALUE_OR_END,
+    NAME,
+    NAME_OR_END,
+    COLON,
+    AFTER,
+    IN_STRING,
+    IN_ESCAPE,
+    IN_HEX,
+    IN_NUMBER,
+    IN_WORD
+};
 
 typedef struct checker {
     int state, is_name, hex;
@@ -37,7 +49,8 @@ static _Noreturn void bad(const checker *c, const char *what, int b) {
 static int is_number(const char *p) {
     if (*p == '-') p++;
     if (*p == '0') p++;
-    else if (*p >= '1' && *p <= '9') while (*p >= '0' && *p <= '9') p++;
+    else if (*p >= '1' && *p <= '9')
+        while (*p >= '0' && *p <= '9') p++;
     else return 0;
     if (*p == '.') {
         if (p[1] < '0' || p[1] > '9') return 0;
@@ -63,7 +76,8 @@ static void open_container(checker *c, int b) {
 }
 
 static void close_container(checker *c, int b) {
-    if (!c->depth || c->open[c->depth] != (b == '}' ? '{' : '[')) bad(c, "JSON: a bracket that closes nothing", b);
+    if (!c->depth || c->open[c->depth] != (b == '}' ? '{' : '['))
+        bad(c, "JSON: a bracket that closes nothing", b);
     c->depth--;
     value_done(c);
 }
@@ -92,7 +106,8 @@ static void in_string(checker *c, unsigned b) {
         if (b < c->low || b > c->high) bad(c, "UTF-8: a byte inside a sequence", (int)b);
         c->low = 0x80, c->high = 0xbf;
         c->point = c->point << 6 | (b & 63);
-        if (!--c->more && (c->point == 0x2028 || c->point == 0x2029)) bad(c, "JSON: a separator not escaped", (int)c->point);
+        if (!--c->more && (c->point == 0x2028 || c->point == 0x2029))
+            bad(c, "JSON: a separator not escaped", (int)c->point);
         return;
     }
     if (b < 32 || b == 127) bad(c, "JSON: a control character", (int)b);
@@ -217,7 +232,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     rdbkit_json_options_init(&jo);
     jo.encoding = (rdbkit_json_encoding)(o[0] % RDBKIT_JSON_ENCODING_N);
     jo.lines = o[1] & 1;
-    checker c = {.state = VALUE, .lines = jo.lines, .fail_at = o[1] & 128 ? (uint64_t)o[3] * 512 : (uint64_t)32 << 20};
+    checker c = {.state = VALUE,
+                 .lines = jo.lines,
+                 .fail_at = o[1] & 128 ? (uint64_t)o[3] * 512 : (uint64_t)32 << 20};
     rdbkit_json *s = rdbkit_json_new(&jo, take, &c);
     if (!s) fuzz_fail("rdbkit_json_new", 0, 0);
     rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_json_visitor(s));
@@ -226,11 +243,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int finished = rdbkit_json_finish(s);
 
     int failed = status == RDBKIT_ERR_IO || finished == RDBKIT_ERR_IO;
-    if (failed && rdbkit_json_errno(s) != ENOSPC) fuzz_fail("rdbkit_json_errno", rdbkit_json_errno(s), ENOSPC);
+    if (failed && rdbkit_json_errno(s) != ENOSPC)
+        fuzz_fail("rdbkit_json_errno", rdbkit_json_errno(s), ENOSPC);
     if (!failed && finished != RDBKIT_OK) fuzz_fail("rdbkit_json_finish", finished, status);
     if (status == RDBKIT_DONE && finished == RDBKIT_OK && (c.state != AFTER || c.depth || !c.values))
         fuzz_fail("a document that is not whole, state and depth", c.state, c.depth);
-    if (status < 0 && !jo.lines && c.values) fuzz_fail("a document closed too early, status", status, c.depth);
+    if (status < 0 && !jo.lines && c.values)
+        fuzz_fail("a document closed too early, status", status, c.depth);
     rdbkit_reader_free(r);
     rdbkit_json_free(s);
     return 0;

@@ -9,9 +9,7 @@
 
 #include "../tests/events.c"
 
-static int feed_one(void *to, const void *data, size_t len) {
-    return rdbkit_reader_feed(to, data, len);
-}
+static int feed_one(void *to, const void *data, size_t len) { return rdbkit_reader_feed(to, data, len); }
 
 static int feed_some(rdbkit_reader *r, fuzz_source *s) {
     const int status = fuzz_feed(s, feed_one, r);

@@ -7,7 +7,8 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define LLVMFuzzerCustomMutator fuzz_rdb_mutator /* it ends inputs with a checksum, which a file here does not have */
+#define LLVMFuzzerCustomMutator \
+    fuzz_rdb_mutator /* it ends inputs with a checksum, which a file here does not have */
 #include "fuzz.h"
 #undef LLVMFuzzerCustomMutator
 
@@ -56,8 +57,8 @@ static const rdbkit_allocator memory = {mem_alloc, mem_realloc, mem_free, NULL};
 
 typedef struct sum {
     uint64_t all, value, keys;
-    int loose;     /* 1: leave out what commands cannot carry: times of consumers */
-    int estimate;  /* 1: leave out what is estimated while loading a file below RDB 11: counters, active times */
+    int loose;    /* 1: leave out what commands cannot carry: times of consumers */
+    int estimate; /* 1: leave out what is estimated while loading a file below RDB 11: counters, active times */
     int ended;
     int db; /* to show */
     char name[64];
@@ -91,9 +92,7 @@ static int on_function(void *u, rdbkit_str code, int opcode) {
 }
 
 /* Commands say 1 for a time before 1970, and the base of an append-only file says 0. */
-static uint64_t time_of(int64_t ms) {
-    return ms < 1 && ms != RDBKIT_NO_EXPIRY ? 1 : (uint64_t)ms;
-}
+static uint64_t time_of(int64_t ms) { return ms < 1 && ms != RDBKIT_NO_EXPIRY ? 1 : (uint64_t)ms; }
 
 static int on_key(void *u, const rdbkit_key *key) {
     sum *s = u;
@@ -153,24 +152,28 @@ static int on_stream_field(void *u, rdbkit_str field, rdbkit_str value) {
 
 static int on_stream_info(void *u, const rdbkit_stream_info *i) {
     sum *s = u;
-    uint64_t facts[] = {i->length,         i->last_id.ms,      i->last_id.seq,    i->first_id.ms, i->first_id.seq,
-                        i->max_deleted.ms, i->max_deleted.seq, i->entries_added, i->groups};
+    uint64_t facts[] = {i->length,          i->last_id.ms,    i->last_id.seq,
+                        i->first_id.ms,     i->first_id.seq,  i->max_deleted.ms,
+                        i->max_deleted.seq, i->entries_added, i->groups};
     if (show)
-        for (size_t k = 0; k < sizeof facts / sizeof facts[0]; k++) fprintf(stderr, " %llu", (unsigned long long)facts[k]);
+        for (size_t k = 0; k < sizeof facts / sizeof facts[0]; k++)
+            fprintf(stderr, " %llu", (unsigned long long)facts[k]);
     s->value = mix(s->value, facts, s->estimate ? 5 * sizeof facts[0] : sizeof facts);
     return 0;
 }
 
 static int on_stream_group(void *u, const rdbkit_stream_group *g) {
     sum *s = u;
-    uint64_t facts[] = {g->last_id.ms, g->last_id.seq, s->estimate ? 0 : (uint64_t)g->entries_read, g->pending, g->consumers};
+    uint64_t facts[] = {g->last_id.ms, g->last_id.seq, s->estimate ? 0 : (uint64_t)g->entries_read,
+                        g->pending, g->consumers};
     s->value = mix(mix_str(s->value, g->name), facts, sizeof facts);
     return 0;
 }
 
 static int on_stream_consumer(void *u, const rdbkit_stream_consumer *c) {
     sum *s = u;
-    uint64_t facts[] = {s->loose ? 0 : (uint64_t)c->seen_ms, s->loose || s->estimate ? 0 : (uint64_t)c->active_ms, c->pending};
+    uint64_t facts[] = {s->loose ? 0 : (uint64_t)c->seen_ms,
+                        s->loose || s->estimate ? 0 : (uint64_t)c->active_ms, c->pending};
     s->value = mix(mix_str(s->value, c->name), facts, sizeof facts);
     return 0;
 }
@@ -185,7 +188,9 @@ static int on_stream_pending(void *u, const rdbkit_stream_pending *p) {
 static int on_key_end(void *u) {
     sum *s = u;
     s->all = mix_u64(s->all, s->value);
-    if (show) fprintf(stderr, "%d.%.*s %s %lld: %016llx\n", s->db, (int)s->name_len, s->name, s->shape, s->expire_ms, (unsigned long long)s->value);
+    if (show)
+        fprintf(stderr, "%d.%.*s %s %lld: %016llx\n", s->db, (int)s->name_len, s->name, s->shape,
+                s->expire_ms, (unsigned long long)s->value);
     return 0;
 }
 
@@ -202,10 +207,12 @@ static sum sum_of(rdbkit_keyspace *ks, int loose, int estimate) {
     rdbkit_visitor v;
     memset(&v, 0, sizeof v);
     v.user = &s;
-    v.function = on_function, v.key = on_key, v.raw = on_raw, v.string = on_string, v.list_item = on_list_item;
+    v.function = on_function, v.key = on_key, v.raw = on_raw, v.string = on_string,
+    v.list_item = on_list_item;
     v.set_member = on_set_member, v.zset_member = on_zset_member, v.hash_field = on_hash_field;
     v.stream_entry = on_stream_entry, v.stream_field = on_stream_field, v.stream_info = on_stream_info;
-    v.stream_group = on_stream_group, v.stream_consumer = on_stream_consumer, v.stream_pending = on_stream_pending;
+    v.stream_group = on_stream_group, v.stream_consumer = on_stream_consumer,
+    v.stream_pending = on_stream_pending;
     v.key_end = on_key_end, v.end = on_end;
     show = getenv("FUZZ_SHOW") != NULL;
     if (show) fprintf(stderr, "--\n");
@@ -223,16 +230,18 @@ static sum sum_of(rdbkit_keyspace *ks, int loose, int estimate) {
 typedef struct state {
     rdbkit_keyspace *ks;
     uint64_t *told; /* by kind */
-    int foreign; /* data that the keyspace did not make itself: RDB bytes of the input */
+    int foreign;    /* data that the keyspace did not make itself: RDB bytes of the input */
 } state;
 
 static int on_event(void *ctx, const rdbkit_replay_event *event) {
     uint64_t *told = ctx;
-    if ((unsigned)event->kind >= RDBKIT_REPLAY_KIND_N || !event->text || !event->command || !event->command->argc)
+    if ((unsigned)event->kind >= RDBKIT_REPLAY_KIND_N || !event->text || !event->command ||
+        !event->command->argc)
         fuzz_fail("an event of nothing", (long long)event->kind, 0);
     told[event->kind]++;
     if (show && event->kind == RDBKIT_REPLAY_REFUSED)
-        fprintf(stderr, "refused: %.*s: %s\n", (int)event->command->argv[0].len, event->command->argv[0].data, event->text);
+        fprintf(stderr, "refused: %.*s: %s\n", (int)event->command->argv[0].len, event->command->argv[0].data,
+                event->text);
     return 0;
 }
 
@@ -261,17 +270,20 @@ static void judge(const state *s, int status) {
     rdbkit_replay_stats stats;
     rdbkit_keyspace_stats(s->ks, &stats);
     for (int i = 0; i < RDBKIT_REPLAY_KIND_N; i++)
-        if (s->told[i] != stats.events[i]) fuzz_fail("events told, and counted", (long long)s->told[i], (long long)stats.events[i]);
+        if (s->told[i] != stats.events[i])
+            fuzz_fail("events told, and counted", (long long)s->told[i], (long long)stats.events[i]);
     const rdbkit_error *e = rdbkit_keyspace_error(s->ks);
     if (e->code && (e->code != status || !e->message[0])) fuzz_fail("error and status", e->code, status);
     if (stats.memory > stats.memory_peak || stats.memory_peak > (uint64_t)64 << 20)
         fuzz_fail("memory", (long long)stats.memory, (long long)stats.memory_peak);
-    if (stats.expires > stats.keys || stats.databases > stats.keys) fuzz_fail("stats", (long long)stats.expires, (long long)stats.databases);
+    if (stats.expires > stats.keys || stats.databases > stats.keys)
+        fuzz_fail("stats", (long long)stats.expires, (long long)stats.databases);
 }
 
 /* ---- out and in again ---- */
 
-static int read_rdb(const fuzz_bytes *b, const rdbkit_reader_options *options, const rdbkit_visitor *v, rdbkit_error *e) {
+static int read_rdb(const fuzz_bytes *b, const rdbkit_reader_options *options, const rdbkit_visitor *v,
+                    rdbkit_error *e) {
     rdbkit_reader *r = rdbkit_reader_new(options, v);
     if (!r) exit(0);
     int st = rdbkit_reader_feed(r, b->data, b->len);
@@ -293,7 +305,8 @@ static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags
     wo.aof_base = flags >> 2 & 1;
     rdbkit_writer *w = rdbkit_writer_new(&wo, fuzz_keep, out);
     if (!w) exit(0);
-    int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_writer_visitor(w)), sound = rdbkit_writer_loss(w, 0) == NULL;
+    int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_writer_visitor(w)),
+        sound = rdbkit_writer_loss(w, 0) == NULL;
     rdbkit_writer_free(w);
     if (st == RDBKIT_ERR_IO || st == RDBKIT_ERR_LIMIT) return 0; /* too long */
     if (st != RDBKIT_DONE) {
@@ -311,7 +324,8 @@ static int write_rdb(const state *s, const rdbkit_target *target, unsigned flags
         fuzz_fail("what was written cannot be read", st, ro.deep);
     }
     int64_t twice = rdbkit_check_finish(c);
-    if (twice && !s->foreign) fuzz_fail("something is there twice", twice, rdbkit_check_duplicate(c, 0)->field);
+    if (twice && !s->foreign)
+        fuzz_fail("something is there twice", twice, rdbkit_check_duplicate(c, 0)->field);
     rdbkit_check_free(c);
     return sound;
 }
@@ -340,7 +354,8 @@ static void load_commands(state *to, int foreign, const fuzz_bytes *b, const uin
     }
     if (foreign) return; /* the input may hold what no server has, and what commands cannot make */
     if (to->told[RDBKIT_REPLAY_REFUSED] || to->told[RDBKIT_REPLAY_UNKNOWN])
-        fuzz_fail("commands that were written are refused", (long long)to->told[RDBKIT_REPLAY_REFUSED], (long long)to->told[RDBKIT_REPLAY_UNKNOWN]);
+        fuzz_fail("commands that were written are refused", (long long)to->told[RDBKIT_REPLAY_REFUSED],
+                  (long long)to->told[RDBKIT_REPLAY_UNKNOWN]);
 }
 
 static int write_commands(const state *s, const rdbkit_target *target, unsigned flags, fuzz_bytes *out) {
@@ -353,7 +368,8 @@ static int write_commands(const state *s, const rdbkit_target *target, unsigned 
     ro.batch = flags & 4 ? 3 : 64;
     rdbkit_resp *w = rdbkit_resp_new(&ro, fuzz_keep, out);
     if (!w) exit(0);
-    int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_resp_visitor(w)), sound = rdbkit_resp_loss(w, 0) == NULL;
+    int st = rdbkit_keyspace_emit(s->ks, NULL, rdbkit_resp_visitor(w)),
+        sound = rdbkit_resp_loss(w, 0) == NULL;
     if (st == RDBKIT_DONE) {
         st = rdbkit_resp_finish(w);
         if (!st) st = RDBKIT_DONE;
@@ -365,20 +381,24 @@ static int write_commands(const state *s, const rdbkit_target *target, unsigned 
 }
 
 /* Hold the keyspace against what comes back of it. how: which way. The copy takes its place if it is the same. */
-static void there_and_back(state *s, unsigned how, const rdbkit_target *target, const uint8_t o[4], size_t targets) {
+static void there_and_back(state *s, unsigned how, const rdbkit_target *target, const uint8_t o[4],
+                           size_t targets) {
     fuzz_bytes out = {NULL, 0};
     state copy;
     int commands = how & 1, sound;
     sum before, after;
     before = sum_of(s->ks, commands, target->rdb_version < 11);
-    if (show) fprintf(stderr, "-- %s, %u, %s, seed %u\n", commands ? "commands" : "rdb", how >> 1, target->name, o[3]);
+    if (show)
+        fprintf(stderr, "-- %s, %u, %s, seed %u\n", commands ? "commands" : "rdb", how >> 1, target->name,
+                o[3]);
     sound = commands ? write_commands(s, target, how >> 1, &out) : write_rdb(s, target, how >> 1, &out);
     if (sound) {
         if (commands) load_commands(&copy, s->foreign, &out, o, targets);
         else load_rdb(&copy, &out, o, targets);
         after = sum_of(copy.ks, commands, target->rdb_version < 11);
         if (!s->foreign && (before.all != after.all || before.keys != after.keys))
-            fuzz_fail(commands ? "commands make another keyspace, keys" : "the RDB file holds another keyspace, keys",
+            fuzz_fail(commands ? "commands make another keyspace, keys"
+                               : "the RDB file holds another keyspace, keys",
                       (long long)before.keys, (long long)after.keys);
         close_keyspace(&copy);
     }
@@ -390,39 +410,150 @@ static void there_and_back(state *s, unsigned how, const rdbkit_target *target, 
 /* Arguments between blanks: K key, M member or field, V value, N integer, D score, T time, I stream ID, G group, C
  * consumer, B database, @ all the rest, as many as there is chance for; a|b one of them; ?x maybe; :joins what comes
  * together. */
-static const char *const grammar[] = {
-    "append K V", "bitfield K ?overflow:wrap|overflow:sat|overflow:fail set|incrby:u8|i5|u63|i64:N:N ?get:u3:N",
-    "bitop and|or|xor|diff|diff1|andor|one K K K ?K", "bitop not K K", "blmove K K left|right left|right 0",
-    "blmpop 0 2 K K left|right ?count:N", "blpop K K 0", "brpop K 0", "brpoplpush K K 0",
-    "bzmpop 1 1 K min|max ?count:N", "bzpopmax K K 0", "bzpopmin K 0", "cluster flushslot N", "copy K K ?db:B ?replace",
-    "decr K", "decrby K N", "del K ?K", "delex K ?ifeq:V|ifne:V", "delifeq K V", "eval x 0", "expire K T ?nx|xx|gt|lt",
-    "expireat K T ?nx|xx|gt|lt", "flushall ?async|sync", "flushdb", "function load ?replace F", "function delete lib|mylib",
-    "function flush", "geoadd K ?nx|xx|ch G2", "georadius K 13.5 38 N km|m ?count:N ?asc|desc store|storedist:K",
-    "georadiusbymember K M N km|ft ?withcoord store|storedist:K", "geosearchstore K K frommember:M byradius|bybox:N:km ?count:N:any ?storedist",
-    "geosearchstore K K fromlonlat:13.5:38 bybox:900:900:km ?asc|desc ?count:N", "getdel K",
-    "getex K ?ex:T|px:T|exat:T|pxat:T|persist", "getset K V", "hdel K M ?M", "hexpire K T ?nx|xx|gt|lt fields 1 M",
-    "hexpireat K T ?nx|xx|gt|lt fields 2 M M", "hgetdel K fields 1 M", "hgetex K ?ex:T|pxat:T|persist fields 1 M",
-    "hincrby K M N", "hincrbyfloat K M D", "hmset K M V M V", "hpersist K fields 1 M", "hpexpire K T ?nx|xx|gt|lt fields 1 M",
-    "hpexpireat K T ?nx|xx|gt|lt fields 3 M M M", "hset K M V ?M:V ?M:V @MV", "hsetex K ?fnx|fxx ?ex:T|px:T|pxat:T|keepttl fields 1 M V",
-    "hsetnx K M V", "incr K", "incrby K N", "incrbyfloat K D", "linsert K before|after M V", "lmove K K left|right left|right",
-    "lmpop 1 K left|right ?count:N", "lpop K ?N", "lpush K V ?V @V", "lpushx K V", "lrem K N M", "lset K N V", "ltrim K N N",
-    "move K B", "mset K V K V", "msetex 2 K V K V ?nx|xx ?px:T|keepttl", "msetnx K V K V", "persist K", "pexpire K T ?nx|xx|gt|lt",
-    "pexpireat K T ?nx|xx|gt|lt", "pfadd K M ?M @M", "pfcount K ?K", "pfdebug todense K", "pfmerge K K ?K", "psetex K T V",
-    "rename K K", "renamenx K K", "restore K 0 V ?replace", "rpop K ?N", "rpoplpush K K", "rpush K V ?V @V", "rpushx K V",
-    "sadd K M ?M @M", "sadd K N @N", "sdiffstore K K K", "select B", "set K V ?nx|xx ?get ?ex:T|px:T|exat:T|pxat:T|keepttl",
-    "set K V ifeq|ifne:V", "setbit K N 0|1", "setex K T V", "setnx K V", "setrange K N V", "sflush N N", "sinterstore K K K",
-    "smove K K M", "sort K ?by:nosort ?limit:N:N ?get:# ?asc|desc ?alpha store K", "sort K by K* get:K* store K", "spop K ?N", "srem K M ?M", "sunionstore K K K",
-    "swapdb B B", "trimslots ranges 1 N N", "unlink K", "xack K G I ?I", "xackdel K G ?keepref|delref|acked ids 1 I",
-    "xadd K ?nomkstream ?keepref|delref|acked ?maxlen:N|minid:I|maxlen:~:N I M V ?M:V", "xadd K I M V M V", "xadd K * M V", "xautoclaim K G C 0 I",
-    "xcfgset K idmp-duration 5", "xclaim K G C 0 I ?I ?time:T|idle:N ?retrycount:N ?force ?justid ?lastid:I",
-    "xclaim K G C 0 I I force time:T", "xdel K I ?I", "xdelex K ?keepref|delref|acked ids 1 I",
-    "xgroup create K G I|$ mkstream ?entriesread:N", "xgroup setid K G I|$ ?entriesread:N", "xgroup createconsumer K G C",
-    "xgroup delconsumer K G C", "xgroup destroy K G", "xidmprecord K M M I", "xreadgroup group G C streams K >", "xsetid K I ?entriesadded:N ?maxdeletedid:I",
-    "xtrim K maxlen|minid ?=|~ N ?keepref|delref|acked", "zadd K ?nx|xx ?gt|lt ?ch D M ?D:M @DM", "zadd K incr D M", "zadd K D N",
-    "zdiffstore K 2 K K", "zincrby K D M", "zinterstore K 2 K K ?weights:D:D ?aggregate:min|aggregate:max|aggregate:sum", "zmpop 1 K min|max ?count:N",
-    "zpopmax K ?N", "zpopmin K ?N", "zrangestore K K N N ?rev", "zrangestore K K - + bylex ?rev ?limit:N:N",
-    "zrangestore K K (1 +inf byscore ?limit:N:N", "zrem K M ?M", "zremrangebylex K - [M", "zremrangebyrank K N N",
-    "zremrangebyscore K (D D", "zunionstore K 3 K K K ?weights:D:D:D ?aggregate:min|aggregate:max", "multi", "exec", "discard", "get K", "asdf x"};
+static const char *const grammar[] =
+    {"append K V",
+     "bitfield K ?overflow:wrap|overflow:sat|overflow:fail set|incrby:u8|i5|u63|i64:N:N ?get:u3:N",
+     "bitop and|or|xor|diff|diff1|andor|one K K K ?K",
+     "bitop not K K",
+     "blmove K K left|right left|right 0",
+     "blmpop 0 2 K K left|right ?count:N",
+     "blpop K K 0",
+     "brpop K 0",
+     "brpoplpush K K 0",
+     "bzmpop 1 1 K min|max ?count:N",
+     "bzpopmax K K 0",
+     "bzpopmin K 0",
+     "cluster flushslot N",
+     "copy K K ?db:B ?replace",
+     "decr K",
+     "decrby K N",
+     "del K ?K",
+     "delex K ?ifeq:V|ifne:V",
+     "delifeq K V",
+     "eval x 0",
+     "expire K T ?nx|xx|gt|lt",
+     "expireat K T ?nx|xx|gt|lt",
+     "flushall ?async|sync",
+     "flushdb",
+     "function load ?replace F",
+     "function delete lib|mylib",
+     "function flush",
+     "geoadd K ?nx|xx|ch G2",
+     "georadius K 13.5 38 N km|m ?count:N ?asc|desc store|storedist:K",
+     "georadiusbymember K M N km|ft ?withcoord store|storedist:K",
+     "geosearchstore K K frommember:M byradius|bybox:N:km ?count:N:any ?storedist",
+     "geosearchstore K K fromlonlat:13.5:38 bybox:900:900:km ?asc|desc ?count:N",
+     "getdel K",
+     "getex K ?ex:T|px:T|exat:T|pxat:T|persist",
+     "getset K V",
+     "hdel K M ?M",
+     "hexpire K T ?nx|xx|gt|lt fields 1 M",
+     "hexpireat K T ?nx|xx|gt|lt fields 2 M M",
+     "hgetdel K fields 1 M",
+     "hgetex K ?ex:T|pxat:T|persist fields 1 M",
+     "hincrby K M N",
+     "hincrbyfloat K M D",
+     "hmset K M V M V",
+     "hpersist K fields 1 M",
+     "hpexpire K T ?nx|xx|gt|lt fields 1 M",
+     "hpexpireat K T ?nx|xx|gt|lt fields 3 M M M",
+     "hset K M V ?M:V ?M:V @MV",
+     "hsetex K ?fnx|fxx ?ex:T|px:T|pxat:T|keepttl fields 1 M V",
+     "hsetnx K M V",
+     "incr K",
+     "incrby K N",
+     "incrbyfloat K D",
+     "linsert K before|after M V",
+     "lmove K K left|right left|right",
+     "lmpop 1 K left|right ?count:N",
+     "lpop K ?N",
+     "lpush K V ?V @V",
+     "lpushx K V",
+     "lrem K N M",
+     "lset K N V",
+     "ltrim K N N",
+     "move K B",
+     "mset K V K V",
+     "msetex 2 K V K V ?nx|xx ?px:T|keepttl",
+     "msetnx K V K V",
+     "persist K",
+     "pexpire K T ?nx|xx|gt|lt",
+     "pexpireat K T ?nx|xx|gt|lt",
+     "pfadd K M ?M @M",
+     "pfcount K ?K",
+     "pfdebug todense K",
+     "pfmerge K K ?K",
+     "psetex K T V",
+     "rename K K",
+     "renamenx K K",
+     "restore K 0 V ?replace",
+     "rpop K ?N",
+     "rpoplpush K K",
+     "rpush K V ?V @V",
+     "rpushx K V",
+     "sadd K M ?M @M",
+     "sadd K N @N",
+     "sdiffstore K K K",
+     "select B",
+     "set K V ?nx|xx ?get ?ex:T|px:T|exat:T|pxat:T|keepttl",
+     "set K V ifeq|ifne:V",
+     "setbit K N 0|1",
+     "setex K T V",
+     "setnx K V",
+     "setrange K N V",
+     "sflush N N",
+     "sinterstore K K K",
+     "smove K K M",
+     "sort K ?by:nosort ?limit:N:N ?get:# ?asc|desc ?alpha store K",
+     "sort K by K* get:K* store K",
+     "spop K ?N",
+     "srem K M ?M",
+     "sunionstore K K K",
+     "swapdb B B",
+     "trimslots ranges 1 N N",
+     "unlink K",
+     "xack K G I ?I",
+     "xackdel K G ?keepref|delref|acked ids 1 I",
+     "xadd K ?nomkstream ?keepref|delref|acked ?maxlen:N|minid:I|maxlen:~:N I M V ?M:V",
+     "xadd K I M V M V",
+     "xadd K * M V",
+     "xautoclaim K G C 0 I",
+     "xcfgset K idmp-duration 5",
+     "xclaim K G C 0 I ?I ?time:T|idle:N ?retrycount:N ?force ?justid ?lastid:I",
+     "xclaim K G C 0 I I force time:T",
+     "xdel K I ?I",
+     "xdelex K ?keepref|delref|acked ids 1 I",
+     "xgroup create K G I|$ mkstream ?entriesread:N",
+     "xgroup setid K G I|$ ?entriesread:N",
+     "xgroup createconsumer K G C",
+     "xgroup delconsumer K G C",
+     "xgroup destroy K G",
+     "xidmprecord K M M I",
+     "xreadgroup group G C streams K >",
+     "xsetid K I ?entriesadded:N ?maxdeletedid:I",
+     "xtrim K maxlen|minid ?=|~ N ?keepref|delref|acked",
+     "zadd K ?nx|xx ?gt|lt ?ch D M ?D:M @DM",
+     "zadd K incr D M",
+     "zadd K D N",
+     "zdiffstore K 2 K K",
+     "zincrby K D M",
+     "zinterstore K 2 K K ?weights:D:D ?aggregate:min|aggregate:max|aggregate:sum",
+     "zmpop 1 K min|max ?count:N",
+     "zpopmax K ?N",
+     "zpopmin K ?N",
+     "zrangestore K K N N ?rev",
+     "zrangestore K K - + bylex ?rev ?limit:N:N",
+     "zrangestore K K (1 +inf byscore ?limit:N:N",
+     "zrem K M ?M",
+     "zremrangebylex K - [M",
+     "zremrangebyrank K N N",
+     "zremrangebyscore K (D D",
+     "zunionstore K 3 K K K ?weights:D:D:D ?aggregate:min|aggregate:max",
+     "multi",
+     "exec",
+     "discard",
+     "get K",
+     "asdf x"};
 #define GRAMMAR_N (sizeof grammar / sizeof grammar[0])
 
 typedef struct program {
@@ -448,10 +579,16 @@ static void add_arg(program *p, const char *text, size_t len) {
 }
 
 static void add_class(program *p, char c) {
-    static const char *const numbers[] = {"-1", "100", "1000", "65536", "-9223372036854775808", "9223372036854775807", "01", "x", "2147483648", "-3"};
-    static const char *const scores[] = {"inf", "-inf", "-0", "1e300", "0x1p3", "nan", "3.25", "1e-320", "-1.5", "0.1"};
-    static const char *const times[] = {"2000", "9999999999", "-5", "9223372036854775807", "4000000000000", "70368744177664", "1", "70368744177663"};
-    static const char *const ids[] = {"0", "0-1", "5-*", "18446744073709551615-18446744073709551615", "-", "+", "7-3", "7-4", "1-1", "2"};
+    static const char *const numbers[] =
+        {"-1", "100", "1000",       "65536", "-9223372036854775808", "9223372036854775807",
+         "01", "x",   "2147483648", "-3"};
+    static const char *const scores[] = {"inf", "-inf", "-0",     "1e300", "0x1p3",
+                                         "nan", "3.25", "1e-320", "-1.5",  "0.1"};
+    static const char *const times[] = {"2000",          "9999999999",     "-5", "9223372036854775807",
+                                        "4000000000000", "70368744177664", "1",  "70368744177663"};
+    static const char *const ids[] = {"0",   "0-1", "5-*", "18446744073709551615-18446744073709551615",
+                                      "-",   "+",   "7-3", "7-4",
+                                      "1-1", "2"};
     char text[6000];
     unsigned b = next_byte(p), n = 0;
     switch (c) {
@@ -459,16 +596,31 @@ static void add_class(program *p, char c) {
     case 'B': n = (unsigned)snprintf(text, sizeof text, "%u", b % 4); break;
     case 'G': n = (unsigned)snprintf(text, sizeof text, "g%u", b % 3); break;
     case 'C': n = (unsigned)snprintf(text, sizeof text, "c%u", b % 3); break;
-    case 'N': n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%u", b % 20) : snprintf(text, sizeof text, "%s", numbers[b % 10])); break;
-    case 'D': n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%d", (int)(b % 20) - 5) : snprintf(text, sizeof text, "%s", scores[b % 10])); break;
-    case 'T': n = (unsigned)(b < 60 ? snprintf(text, sizeof text, "%u", b) : snprintf(text, sizeof text, "%s", times[b % 8])); break;
-    case 'I': n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%u-%u", b / 8, b % 8) : snprintf(text, sizeof text, "%s", ids[b % 10])); break;
-    case 'F': n = (unsigned)snprintf(text, sizeof text, "#!lua name=%slib\n%u", b & 1 ? "my" : "", b / 2); break;
+    case 'N':
+        n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%u", b % 20)
+                               : snprintf(text, sizeof text, "%s", numbers[b % 10]));
+        break;
+    case 'D':
+        n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%d", (int)(b % 20) - 5)
+                               : snprintf(text, sizeof text, "%s", scores[b % 10]));
+        break;
+    case 'T':
+        n = (unsigned)(b < 60 ? snprintf(text, sizeof text, "%u", b)
+                              : snprintf(text, sizeof text, "%s", times[b % 8]));
+        break;
+    case 'I':
+        n = (unsigned)(b < 200 ? snprintf(text, sizeof text, "%u-%u", b / 8, b % 8)
+                               : snprintf(text, sizeof text, "%s", ids[b % 10]));
+        break;
+    case 'F':
+        n = (unsigned)snprintf(text, sizeof text, "#!lua name=%slib\n%u", b & 1 ? "my" : "", b / 2);
+        break;
     default: /* M, V */
         if (b < 128) n = (unsigned)snprintf(text, sizeof text, "m%u", b % 24);
         else if (b < 200) n = (unsigned)snprintf(text, sizeof text, "%d", (int)b - 160);
         else {
-            static const unsigned lens[] = {0, 1, 20, 60, 63, 64, 65, 70, 126, 127, 128, 129, 300, 4095, 4096, 5000};
+            static const unsigned lens[] = {0,   1,   20,  60,  63,  64,   65,   70,
+                                            126, 127, 128, 129, 300, 4095, 4096, 5000};
             n = lens[b % 16];
             memset(text, (int)(b < 230 ? 'x' : 0xff), n);
             for (unsigned i = 0; i < n && b > 245; i++) text[i] = (char)(i * b ^ i >> 3);
@@ -487,7 +639,8 @@ static void add_word(program *p, const char *word, size_t len) {
         add_arg(p, t, strlen(t));
     } else if (len == 2 && !memcmp(word, "G2", 2)) {
         for (unsigned i = 0; i < 3; i++) {
-            static const char *const at[] = {"13.361389", "38.115556", "15.087269", "37.502669", "-180", "85", "0", "0"};
+            static const char *const at[] = {"13.361389", "38.115556", "15.087269", "37.502669",
+                                             "-180",      "85",        "0",         "0"};
             unsigned b = next_byte(p) % 4;
             add_arg(p, at[2 * b], strlen(at[2 * b]));
             add_arg(p, at[2 * b + 1], strlen(at[2 * b + 1]));
@@ -526,7 +679,9 @@ static void add_item(program *p, const char *item, size_t len) {
         for (unsigned i = 0; b > 250 && i < (b - 250) * 130; i++) {
             for (size_t j = 1; j < len; j++) {
                 char text[32];
-                unsigned n = (unsigned)snprintf(text, sizeof text, item[j] == 'V' || item[j] == 'M' ? "m%u" : "%u", i * (b - 248) + 3);
+                unsigned n =
+                    (unsigned)snprintf(text, sizeof text, item[j] == 'V' || item[j] == 'M' ? "m%u" : "%u",
+                                       i * (b - 248) + 3);
                 add_arg(p, text, n);
             }
         }
@@ -534,7 +689,8 @@ static void add_item(program *p, const char *item, size_t len) {
     }
     size_t choices = 1, at = 0;
     for (size_t i = 0; i < len; i++) choices += item[i] == '|';
-    for (size_t skip = choices > 1 ? next_byte(p) % choices : 0; skip; skip--) at = (size_t)((const char *)memchr(item + at, '|', len - at) - item) + 1;
+    for (size_t skip = choices > 1 ? next_byte(p) % choices : 0; skip; skip--)
+        at = (size_t)((const char *)memchr(item + at, '|', len - at) - item) + 1;
     const char *bar = memchr(item + at, '|', len - at);
     size_t end = bar ? (size_t)(bar - item) : len;
     /* set|incrby:u8|i5:N:N: what follows the last choice belongs to each */
@@ -583,7 +739,8 @@ static int run_command(rdbkit_keyspace *ks, program *p) {
     int st = rdbkit_command_check(&c);
     if (st != RDBKIT_ERR_DAMAGED) {
         if (getenv("FUZZ_SHOW")) {
-            for (size_t i = 0; i < argc; i++) fprintf(stderr, " %.*s", (int)(argv[i].len < 40 ? argv[i].len : 40), argv[i].data);
+            for (size_t i = 0; i < argc; i++)
+                fprintf(stderr, " %.*s", (int)(argv[i].len < 40 ? argv[i].len : 40), argv[i].data);
             fprintf(stderr, "\n");
         }
         st = rdbkit_keyspace_command(ks, &c);
@@ -607,7 +764,8 @@ static int run_program(state *s, const uint8_t o[4], const uint8_t *data, size_t
                 state copy;
                 if (write_rdb(s, rdbkit_target_find(what & 1 ? "valkey-9" : "redis-8"), what >> 1, &out)) {
                     load_rdb(&copy, &out, o, targets);
-                    if (sum_of(copy.ks, 0, 0).all != sum_of(s->ks, 0, 0).all) fuzz_fail("frozen values differ", what, n);
+                    if (sum_of(copy.ks, 0, 0).all != sum_of(s->ks, 0, 0).all)
+                        fuzz_fail("frozen values differ", what, n);
                     close_keyspace(s);
                     s->ks = copy.ks, s->told = copy.told;
                 }
@@ -634,12 +792,14 @@ static int on_rdb_end(void *user, uint64_t offset) {
 
 static int on_command(void *user, const rdbkit_command *c) {
     state *s = user;
-    int st = rdbkit_command_check(c), foreign = c->argv[0].len >= 7 && (c->argv[0].data[0] | 32) == 'r'; /* RESTORE */
+    int st = rdbkit_command_check(c),
+        foreign = c->argv[0].len >= 7 && (c->argv[0].data[0] | 32) == 'r'; /* RESTORE */
     uint64_t unknown = s->told[RDBKIT_REPLAY_UNKNOWN];
     s->foreign |= foreign;
     int got = rdbkit_keyspace_command(s->ks, c);
     if (got > 0) fuzz_fail("a command answers", got, 0);
-    if (st == RDBKIT_OK && s->told[RDBKIT_REPLAY_UNKNOWN] != unknown && c->argv[0].len != 4) fuzz_fail("a known command is unknown", st, got);
+    if (st == RDBKIT_OK && s->told[RDBKIT_REPLAY_UNKNOWN] != unknown && c->argv[0].len != 4)
+        fuzz_fail("a known command is unknown", st, got);
     return got;
 }
 
@@ -678,7 +838,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         s.foreign |= !(o[0] & PROGRAM) && st < 0; /* maybe an image that broke off */
         const rdbkit_target *t = rdbkit_target_at(o[1] % targets);
         there_and_back(&s, (unsigned)(o[3] & ~1), t, o, targets);
-        if (!(o[0] & SOURCE)) there_and_back(&s, o[3] | 1, rdbkit_target_find(o[1] & 1 ? "redis-8" : "valkey-9"), o, targets);
+        if (!(o[0] & SOURCE))
+            there_and_back(&s, o[3] | 1, rdbkit_target_find(o[1] & 1 ? "redis-8" : "valkey-9"), o, targets);
     }
     close_keyspace(&s);
     if (mem_live) fuzz_fail("memory that is still there", (long long)mem_live, 0);

@@ -73,7 +73,8 @@ static void salvage(const uint8_t o[4], const uint8_t *data, size_t size, outcom
         fuzz_fail("keys that are neither kept nor lost", (long long)(x->kept + x->lost), (long long)x->seen);
     int written = st == RDBKIT_DONE;
     const rdbkit_visitor *v = rdbkit_writer_visitor(w);
-    if (st == RDBKIT_ERR_DAMAGED || st == RDBKIT_ERR_TRUNCATED || st == RDBKIT_ERR_UNSUPPORTED || st == RDBKIT_ERR_LIMIT)
+    if (st == RDBKIT_ERR_DAMAGED || st == RDBKIT_ERR_TRUNCATED || st == RDBKIT_ERR_UNSUPPORTED ||
+        st == RDBKIT_ERR_LIMIT)
         written = rdbkit_reader_offset(r) >= 9 && v->end(v->user, 0) == RDBKIT_OK; /* else without a header */
     if (written && x->out.len) {
         int64_t keys = keys_of(&x->out);
@@ -98,7 +99,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (x.again && x.out.len) { /* of what was saved nothing is lost */
         uint8_t same[4] = {o[0], (uint8_t)(o[1] & 3), 0, 0};
         salvage(same, x.out.data, x.out.len, &y);
-        if (y.status != RDBKIT_DONE && y.status != RDBKIT_ERR_LIMIT) fuzz_fail("saving it again fails", y.status, 0);
+        if (y.status != RDBKIT_DONE && y.status != RDBKIT_ERR_LIMIT)
+            fuzz_fail("saving it again fails", y.status, 0);
         if (y.lost) fuzz_fail("saving it again loses keys", (long long)y.lost, (long long)y.kept);
         free(y.out.data);
     }

@@ -52,7 +52,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (convert(data, size, &wo, &once) == RDBKIT_DONE) {
         wo.allow_loss = 0; /* nothing is left to lose */
         int status = convert(once.data, once.len, &wo, &twice);
-        if (status != RDBKIT_DONE) fuzz_fail("what was written cannot be read, status", status, (long long)once.len);
+        if (status != RDBKIT_DONE)
+            fuzz_fail("what was written cannot be read, status", status, (long long)once.len);
         if (once.len != twice.len || memcmp(once.data, twice.data, once.len))
             fuzz_fail("writing it again gives other bytes", (long long)once.len, (long long)twice.len);
     }

@@ -15,7 +15,8 @@
 #include "testkit.h"
 
 #define N_OF(a) (sizeof(a) / sizeof(a)[0])
-#define T(text) {text, sizeof(text) - 1}
+#define T(text) \
+    { text, sizeof(text) - 1 }
 
 /* ---- Globs ---- */
 
@@ -205,9 +206,7 @@ static int pass_key(rdbkit_filter *f, rdbkit_key key) {
     return st == RDBKIT_OK;
 }
 
-static int pass(rdbkit_filter *f, const char *name) {
-    return pass_key(f, key_of(name, strlen(name)));
-}
+static int pass(rdbkit_filter *f, const char *name) { return pass_key(f, key_of(name, strlen(name))); }
 
 static int pass_typed(rdbkit_filter *f, const char *type) {
     rdbkit_key key = key_of("k", 1);
@@ -339,8 +338,8 @@ static void shapes_take_a_hash_with_field_expiry_for_a_hash(void **state) {
     assert_int_equal(rdbkit_filter_shapes(f, 0, 0), RDBKIT_ERR_USAGE);
     assert_int_equal(rdbkit_filter_shapes(f, 1u << RDBKIT_SHAPE_N, 0), RDBKIT_ERR_USAGE);
     assert_int_equal(rdbkit_filter_shapes(f, 1u << RDBKIT_HASH, 0), RDBKIT_OK);
-    assert_true(pass_typed(f, "hash") && pass_typed(f, "hash-metadata") && pass_typed(f, "hash-listpack-ex") &&
-                pass_typed(f, "hash-2"));
+    assert_true(pass_typed(f, "hash") && pass_typed(f, "hash-metadata") &&
+                pass_typed(f, "hash-listpack-ex") && pass_typed(f, "hash-2"));
     assert_false(pass_typed(f, "string"));
     assert_int_equal(rdbkit_filter_shapes(f, 1u << RDBKIT_STRING, 0), RDBKIT_OK);
     assert_true(pass_typed(f, "string") && pass_typed(f, "hash"));
@@ -372,9 +371,19 @@ static void slots_are_those_of_cluster_keyslot(void **state) {
     static const struct {
         rdbkit_str name;
         unsigned slot;
-    } rows[] = {{T(""), 0}, {T("123456789"), 12739}, {T("foo"), 12182}, {T("user:{42}:x"), 8000},
-                {T("{}x"), 10595}, {T("a{}b{c}"), 7353}, {T("{a"), 10276}, {T("}{a}"), 15495}, {T("{{a}}"), 10276},
-                {T("a\0b"), 8383}, {T("{\0}z"), 0}, {T("\xff\xfe"), 3374}, {T("foo{bar}{zap}"), 5061}};
+    } rows[] = {{T(""), 0},
+                {T("123456789"), 12739},
+                {T("foo"), 12182},
+                {T("user:{42}:x"), 8000},
+                {T("{}x"), 10595},
+                {T("a{}b{c}"), 7353},
+                {T("{a"), 10276},
+                {T("}{a}"), 15495},
+                {T("{{a}}"), 10276},
+                {T("a\0b"), 8383},
+                {T("{\0}z"), 0},
+                {T("\xff\xfe"), 3374},
+                {T("foo{bar}{zap}"), 5061}};
     for (size_t i = 0; i < N_OF(rows); i++) {
         for (unsigned off = 0; off < 2; off++) {
             rdbkit_filter *f = filter_new();
@@ -457,7 +466,8 @@ static void rename_rule(rdbkit_filter *f, const char *from, const char *to) {
     assert_int_equal(rdbkit_filter_rename(f, from, strlen(from), to, strlen(to)), RDBKIT_OK);
 }
 
-static void assert_renamed(rdbkit_filter *f, const char *from, size_t from_len, const char *to, size_t to_len) {
+static void assert_renamed(rdbkit_filter *f, const char *from, size_t from_len, const char *to,
+                           size_t to_len) {
     rdbkit_key key = key_of(from, from_len);
     assert_int_equal(rdbkit_filter_apply(f, &key), RDBKIT_OK);
     assert_int_equal(key.name.len, to_len);
@@ -488,7 +498,8 @@ static void filters_see_the_key_as_it_is_in_the_file(void **state) {
     rdbkit_filter *f = filter_new();
     rdbkit_key key = key_of("old:1", 5);
     add(f, "old:*", 0);
-    assert_int_equal(rdbkit_filter_key_regex(f, "^old", 0), RDBKIT_OK); /* shares the memory of the new name */
+    assert_int_equal(rdbkit_filter_key_regex(f, "^old", 0),
+                     RDBKIT_OK); /* shares the memory of the new name */
     assert_int_equal(rdbkit_filter_db(f, 0, 0, 0), RDBKIT_OK);
     rdbkit_filter_expiry(f, RDBKIT_HAS_TTL, 0);
     rename_rule(f, "old:", "new:");
@@ -527,11 +538,23 @@ static void a_shifted_expiry_saturates_and_never_becomes_none(void **state) {
     (void)state;
     static const struct {
         int64_t expiry, shift, wanted;
-    } rows[] = {{1000, 500, 1500}, {1000, -500, 500}, {1000, -1001, -2}, {1000, -1000, 0}, {1000, -1002, -2},
-                {1000, -1003, -3}, {-2, 1, -2}, {-2, 2, 0}, {RDBKIT_NO_EXPIRY, 500, RDBKIT_NO_EXPIRY},
-                {RDBKIT_NO_EXPIRY, INT64_MIN, RDBKIT_NO_EXPIRY}, {INT64_MAX, 1, INT64_MAX},
-                {INT64_MAX - 1, INT64_MAX, INT64_MAX}, {INT64_MIN, -1, INT64_MIN}, {-5, INT64_MIN, INT64_MIN},
-                {INT64_MAX, INT64_MIN, -2}, {0, INT64_MIN, INT64_MIN}, {7, 0, 7}};
+    } rows[] = {{1000, 500, 1500},
+                {1000, -500, 500},
+                {1000, -1001, -2},
+                {1000, -1000, 0},
+                {1000, -1002, -2},
+                {1000, -1003, -3},
+                {-2, 1, -2},
+                {-2, 2, 0},
+                {RDBKIT_NO_EXPIRY, 500, RDBKIT_NO_EXPIRY},
+                {RDBKIT_NO_EXPIRY, INT64_MIN, RDBKIT_NO_EXPIRY},
+                {INT64_MAX, 1, INT64_MAX},
+                {INT64_MAX - 1, INT64_MAX, INT64_MAX},
+                {INT64_MIN, -1, INT64_MIN},
+                {-5, INT64_MIN, INT64_MIN},
+                {INT64_MAX, INT64_MIN, -2},
+                {0, INT64_MIN, INT64_MIN},
+                {7, 0, 7}};
     for (size_t i = 0; i < N_OF(rows); i++) {
         rdbkit_filter *f = filter_new();
         rdbkit_key key = key_of("k", 1);

@@ -52,7 +52,8 @@ static void drop(sink *s) {
 static void wrote(sink *s, const char *wanted, size_t len) {
     assert_int_equal(rdbkit_json_finish(s->json), RDBKIT_OK);
     if (s->text.len != len || (len && memcmp(s->text.data, wanted, len) != 0))
-        fail_msg("wrote\n%.*s\nand not\n%.*s", (int)s->text.len, (const char *)s->text.data, (int)len, wanted);
+        fail_msg("wrote\n%.*s\nand not\n%.*s", (int)s->text.len, (const char *)s->text.data, (int)len,
+                 wanted);
     drop(s);
 }
 
@@ -71,7 +72,11 @@ static const rdbkit_type *type_of(const char *name) {
 }
 
 static int key_with(sink *s, const char *type, int64_t expire, int64_t idle, int freq) {
-    rdbkit_key k = {.name = str("k"), .type = type_of(type), .expire_ms = expire, .idle_s = idle, .lfu_freq = freq};
+    rdbkit_key k = {.name = str("k"),
+                    .type = type_of(type),
+                    .expire_ms = expire,
+                    .idle_s = idle,
+                    .lfu_freq = freq};
     return s->v->key(s->v->user, &k);
 }
 
@@ -86,7 +91,8 @@ static int key(sink *s, const char *type) {
 #define BEFORE "{\"key\":\"k\",\"db\":0,\"type\":\"set\",\"encoding\":\"set\",\"value\":["
 #define BEFORE_64 "{\"key\":\"aw==\",\"db\":0,\"type\":\"set\",\"encoding\":\"set\",\"value\":["
 
-static void member_is(rdbkit_json_encoding encoding, const void *data, size_t len, const char *wanted, size_t wanted_len) {
+static void member_is(rdbkit_json_encoding encoding, const void *data, size_t len, const char *wanted,
+                      size_t wanted_len) {
     sink s;
     tk_bytes want = {0};
     tk_guard g;
@@ -156,7 +162,8 @@ static tk_bytes slow(rdbkit_json_encoding encoding, const unsigned char *p, size
     unsigned c = 0;
     size_t len;
     if (encoding == RDBKIT_JSON_AUTO) {
-        if ((n >= 5 && !memcmp(p, "utf8:", 5)) || (n >= 7 && !memcmp(p, "base64:", 7))) tk_put(&b, "utf8:", 5);
+        if ((n >= 5 && !memcmp(p, "utf8:", 5)) || (n >= 7 && !memcmp(p, "base64:", 7)))
+            tk_put(&b, "utf8:", 5);
         for (size_t i = 0; i < n; i += len) {
             if (!(len = slow_sequence(p + i, n - i, &c))) {
                 b.len = 0;
@@ -199,8 +206,9 @@ static void ascii_is_itself_but_for_what_json_escapes(void **state) {
 static void utf8_is_itself_but_for_line_separators(void **state) {
     (void)state;
     auto_is("\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80", "\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80");
-    auto_is("\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf",
-            "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf");
+    auto_is(
+        "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf",
+        "\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf");
     auto_is("\xe2\x80\xa7\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa", "\xe2\x80\xa7\\u2028\\u2029\xe2\x80\xaa");
     auto_is("\xe2\x81\xa8\xe3\x80\xa8", "\xe2\x81\xa8\xe3\x80\xa8");
 }
@@ -242,7 +250,11 @@ static void text_that_begins_like_a_mark_is_marked(void **state) {
 
 static void lossy_replaces_each_broken_sequence_once(void **state) {
     (void)state;
-    text_is(RDBKIT_JSON_UTF8, "a\xff\xfe" "b", "a\xef\xbf\xbd\xef\xbf\xbd" "b");
+    text_is(RDBKIT_JSON_UTF8,
+            "a\xff\xfe"
+            "b",
+            "a\xef\xbf\xbd\xef\xbf\xbd"
+            "b");
     text_is(RDBKIT_JSON_UTF8, "\xf0\x9f\x98", "\xef\xbf\xbd");
     text_is(RDBKIT_JSON_UTF8, "\xf0\x9f\x98\"", "\xef\xbf\xbd\\\"");
     text_is(RDBKIT_JSON_UTF8, "\xe2\x80\xe2\x80\xa8", "\xef\xbf\xbd\\u2028");
@@ -269,8 +281,17 @@ static void every_byte_is_written_in_every_encoding(void **state) {
 /* One odd piece at each place of strings of each length, as the writer takes 8, 16, 32 and 640 bytes at a time. */
 static void odd_bytes_are_found_at_every_place(void **state) {
     (void)state;
-    static const char *const odd[] = {"\"", "\\", "\x01", "\x7f", "\x80", "\xff", "\xc3\xa9", "\xe2\x80\xa8", "\xe2\x80\xa7",
-                                      "\xe2\x80", "\xf0\x9f\x98\x80"};
+    static const char *const odd[] = {"\"",
+                                      "\\",
+                                      "\x01",
+                                      "\x7f",
+                                      "\x80",
+                                      "\xff",
+                                      "\xc3\xa9",
+                                      "\xe2\x80\xa8",
+                                      "\xe2\x80\xa7",
+                                      "\xe2\x80",
+                                      "\xf0\x9f\x98\x80"};
     static const size_t lens[] = {639, 640, 641, 642, 643, 1023, 1024, 1025, 1285, 3000, 3001};
     unsigned char text[4096];
     for (size_t k = 0; k < sizeof odd / sizeof *odd; k++) {
@@ -294,8 +315,19 @@ static void odd_bytes_are_found_at_every_place(void **state) {
 
 static void random_strings_are_as_the_slow_writer_has_them(void **state) {
     (void)state;
-    static const char *const parts[] = {"a", "bc", "\"", "\\", "\n", "\x7f", "\xc3\xa9", "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x82\xac",
-                                        "\xf0\x9f\x98\x80", "eight...", "sixteen........."};
+    static const char *const parts[] = {"a",
+                                        "bc",
+                                        "\"",
+                                        "\\",
+                                        "\n",
+                                        "\x7f",
+                                        "\xc3\xa9",
+                                        "\xe2\x80\xa8",
+                                        "\xe2\x80\xa9",
+                                        "\xe2\x82\xac",
+                                        "\xf0\x9f\x98\x80",
+                                        "eight...",
+                                        "sixteen........."};
     unsigned char text[9000];
     uint64_t seed = 1;
     for (int round = 0; round < 4000; round++) {
@@ -417,17 +449,25 @@ static void key_has_expiry_and_hints_where_it_has_them(void **state) {
     key_with(&s, "string", INT64_MIN, 0, 255);
     SEND(&s, string, str(""));
     KEY_END(&s);
-    rdbkit_key k = {.name = str("\xff"), .type = type_of("string"), .db = UINT64_MAX - 1, .expire_ms = 0, .idle_s = -1,
+    rdbkit_key k = {.name = str("\xff"),
+                    .type = type_of("string"),
+                    .db = UINT64_MAX - 1,
+                    .expire_ms = 0,
+                    .idle_s = -1,
                     .lfu_freq = -1};
     assert_int_equal(s.v->key(s.v->user, &k), RDBKIT_OK);
     SEND(&s, string, str(""));
     KEY_END(&s);
-    wrote_text(&s, "{\"key\":\"k\",\"db\":0,\"type\":\"string\",\"encoding\":\"string\",\"expire_ms\":9223372036854775807,"
-                   "\"idle_s\":9223372036854775807,\"lfu_freq\":0,\"value\":\"\"}\n"
-                   "{\"key\":\"k\",\"db\":0,\"type\":\"string\",\"encoding\":\"string\",\"expire_ms\":-9223372036854775808,"
-                   "\"idle_s\":0,\"lfu_freq\":255,\"value\":\"\"}\n"
-                   "{\"key\":\"base64:/w==\",\"db\":18446744073709551614,\"type\":\"string\",\"encoding\":\"string\","
-                   "\"expire_ms\":0,\"value\":\"\"}\n");
+    wrote_text(
+        &s,
+        "{\"key\":\"k\",\"db\":0,\"type\":\"string\",\"encoding\":\"string\",\"expire_ms\":"
+        "9223372036854775807,"
+        "\"idle_s\":9223372036854775807,\"lfu_freq\":0,\"value\":\"\"}\n"
+        "{\"key\":\"k\",\"db\":0,\"type\":\"string\",\"encoding\":\"string\",\"expire_ms\":-"
+        "9223372036854775808,"
+        "\"idle_s\":0,\"lfu_freq\":255,\"value\":\"\"}\n"
+        "{\"key\":\"base64:/w==\",\"db\":18446744073709551614,\"type\":\"string\",\"encoding\":\"string\","
+        "\"expire_ms\":0,\"value\":\"\"}\n");
 }
 
 static void scores_are_numbers_or_one_of_three_words(void **state) {
@@ -435,10 +475,20 @@ static void scores_are_numbers_or_one_of_three_words(void **state) {
     static const struct {
         double score;
         const char *text;
-    } rows[] = {{0.0, "0"},      {-0.0, "-0.0"},     {1.0, "1"},         {-1.5, "-1.5"},
-                {0.1, "0.1"},    {5e-324, "5e-324"}, {1e300, "1e300"},   {-1e-300, "-1e-300"},
-                {1.7976931348623157e308, "1.7976931348623157e308"},      {9007199254740993.0, "9007199254740992"},
-                {INFINITY, "\"inf\""}, {-INFINITY, "\"-inf\""}, {(double)NAN, "\"nan\""}, {-(double)NAN, "\"nan\""}};
+    } rows[] = {{0.0, "0"},
+                {-0.0, "-0.0"},
+                {1.0, "1"},
+                {-1.5, "-1.5"},
+                {0.1, "0.1"},
+                {5e-324, "5e-324"},
+                {1e300, "1e300"},
+                {-1e-300, "-1e-300"},
+                {1.7976931348623157e308, "1.7976931348623157e308"},
+                {9007199254740993.0, "9007199254740992"},
+                {INFINITY, "\"inf\""},
+                {-INFINITY, "\"-inf\""},
+                {(double)NAN, "\"nan\""},
+                {-(double)NAN, "\"nan\""}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         sink s;
         char wanted[200];
@@ -448,7 +498,8 @@ static void scores_are_numbers_or_one_of_three_words(void **state) {
         SEND(&s, zset_member, str("-"), rows[i].score);
         KEY_END(&s);
         snprintf(wanted, sizeof wanted,
-                 "{\"key\":\"k\",\"db\":0,\"type\":\"zset\",\"encoding\":\"zset-2\",\"value\":[[\"m\",%s],[\"-\",%s]]}\n",
+                 "{\"key\":\"k\",\"db\":0,\"type\":\"zset\",\"encoding\":\"zset-2\",\"value\":[[\"m\",%s],["
+                 "\"-\",%s]]}\n",
                  rows[i].text, rows[i].text);
         wrote_text(&s, wanted);
     }
@@ -466,21 +517,27 @@ static void field_expiry_follows_the_hash_that_has_it(void **state) {
     key(&s, "hash");
     SEND(&s, hash_field, str("a"), str("1"), RDBKIT_NO_EXPIRY);
     KEY_END(&s);
-    wrote_text(&s, "{\"key\":\"k\",\"db\":0,\"type\":\"hash\",\"encoding\":\"hash\",\"value\":{\"a\":\"1\",\"b\\n\":\"\",\"base64:/w==\":\"3\"},"
-                   "\"field_expire_ms\":{\"b\\n\":9223372036854775807,\"base64:/w==\":0}}\n"
-                   "{\"key\":\"k\",\"db\":0,\"type\":\"hash\",\"encoding\":\"hash\",\"value\":{\"a\":\"1\"}}\n");
+    wrote_text(&s,
+               "{\"key\":\"k\",\"db\":0,\"type\":\"hash\",\"encoding\":\"hash\",\"value\":{\"a\":\"1\","
+               "\"b\\n\":\"\",\"base64:/w==\":\"3\"},"
+               "\"field_expire_ms\":{\"b\\n\":9223372036854775807,\"base64:/w==\":0}}\n"
+               "{\"key\":\"k\",\"db\":0,\"type\":\"hash\",\"encoding\":\"hash\",\"value\":{\"a\":\"1\"}}\n");
 }
 
-#define STREAM "{\"key\":\"k\",\"db\":0,\"type\":\"stream\",\"encoding\":\"stream-listpacks-3\",\"value\":{\"entries\":["
+#define STREAM                                                                                    \
+    "{\"key\":\"k\",\"db\":0,\"type\":\"stream\",\"encoding\":\"stream-listpacks-3\",\"value\":{" \
+    "\"entries\":["
 
 static void stream_has_entries_counters_and_groups(void **state) {
     (void)state;
     sink s;
     rdbkit_stream_id one = {1, 1}, most = {UINT64_MAX, UINT64_MAX};
     rdbkit_stream_info info = {2, most, one, {1, 0}, UINT64_MAX, 3, 1};
-    rdbkit_stream_group a = {str("a"), most, 7, 3, 2}, b = {str("b"), {0, 0}, RDBKIT_ENTRIES_READ_UNKNOWN, 0, 0},
+    rdbkit_stream_group a = {str("a"), most, 7, 3, 2},
+                        b = {str("b"), {0, 0}, RDBKIT_ENTRIES_READ_UNKNOWN, 0, 0},
                         c = {str("c"), {0, 0}, INT64_MIN, 0, 1};
-    rdbkit_stream_consumer x = {str("x"), 5, 4, 2}, y = {str("y\x80"), INT64_MAX, -1, 1}, z = {str("z"), -2, -1, 0};
+    rdbkit_stream_consumer x = {str("x"), 5, 4, 2}, y = {str("y\x80"), INT64_MAX, -1, 1},
+                           z = {str("z"), -2, -1, 0};
     rdbkit_stream_pending p = {one, 9, 1}, q = {most, -1, UINT64_MAX};
     make(&s, RDBKIT_JSON_AUTO, 1);
     key(&s, "stream-listpacks-3");
@@ -501,19 +558,22 @@ static void stream_has_entries_counters_and_groups(void **state) {
     SEND(&s, stream_group, &c);
     SEND(&s, stream_consumer, &z);
     KEY_END(&s);
-    wrote_text(
-        &s,
-        STREAM "{\"id\":\"1-1\",\"fields\":[[\"f\",\"1\"],[\"f\",\"\\n\"]]},"
+    wrote_text(&s, STREAM
+               "{\"id\":\"1-1\",\"fields\":[[\"f\",\"1\"],[\"f\",\"\\n\"]]},"
                "{\"id\":\"18446744073709551615-18446744073709551615\",\"fields\":[[\"\",\"2\"]]},"
                "{\"id\":\"18446744073709551615-18446744073709551615\",\"fields\":[]}],"
-               "\"length\":2,\"last_id\":\"18446744073709551615-18446744073709551615\",\"first_id\":\"1-1\",\"max_deleted\":\"1-0\","
+               "\"length\":2,\"last_id\":\"18446744073709551615-18446744073709551615\",\"first_id\":\"1-1\","
+               "\"max_deleted\":\"1-0\","
                "\"entries_added\":18446744073709551615,\"groups\":["
-               "{\"name\":\"a\",\"last_id\":\"18446744073709551615-18446744073709551615\",\"entries_read\":7,\"pending_n\":3,\"consumers\":["
+               "{\"name\":\"a\",\"last_id\":\"18446744073709551615-18446744073709551615\",\"entries_read\":7,"
+               "\"pending_n\":3,\"consumers\":["
                "{\"name\":\"x\",\"seen_ms\":5,\"active_ms\":4,\"pending\":[[\"1-1\",9,1],"
                "[\"18446744073709551615-18446744073709551615\",-1,18446744073709551615]]},"
-               "{\"name\":\"base64:eYA=\",\"seen_ms\":9223372036854775807,\"active_ms\":-1,\"pending\":[[\"1-1\",9,1]]}]},"
+               "{\"name\":\"base64:eYA=\",\"seen_ms\":9223372036854775807,\"active_ms\":-1,\"pending\":[[\"1-"
+               "1\",9,1]]}]},"
                "{\"name\":\"b\",\"last_id\":\"0-0\",\"entries_read\":null,\"pending_n\":0,\"consumers\":[]},"
-               "{\"name\":\"c\",\"last_id\":\"0-0\",\"entries_read\":-9223372036854775808,\"pending_n\":0,\"consumers\":["
+               "{\"name\":\"c\",\"last_id\":\"0-0\",\"entries_read\":-9223372036854775808,\"pending_n\":0,"
+               "\"consumers\":["
                "{\"name\":\"z\",\"seen_ms\":-2,\"active_ms\":-1,\"pending\":[]}]}]}}\n");
 }
 
@@ -534,19 +594,27 @@ static void stream_may_be_empty_and_leaves_nothing_to_the_next(void **state) {
     key(&s, "stream-listpacks-3");
     SEND(&s, stream_info, &info);
     KEY_END(&s);
-    wrote_text(&s, STREAM "],\"length\":0,\"last_id\":\"0-0\",\"first_id\":\"0-0\",\"max_deleted\":\"0-0\",\"entries_added\":0,\"groups\":["
-                          "{\"name\":\"g\",\"last_id\":\"0-0\",\"entries_read\":0,\"pending_n\":0,\"consumers\":["
-                          "{\"name\":\"c\",\"seen_ms\":0,\"active_ms\":0,\"pending\":[]}]}]}}\n" STREAM
-                          "],\"length\":0,\"last_id\":\"0-0\",\"first_id\":\"0-0\",\"max_deleted\":\"0-0\",\"entries_added\":0,\"groups\":[]}}\n");
+    wrote_text(&s,
+               STREAM "],\"length\":0,\"last_id\":\"0-0\",\"first_id\":\"0-0\",\"max_deleted\":\"0-0\","
+                      "\"entries_added\":0,\"groups\":["
+                      "{\"name\":\"g\",\"last_id\":\"0-0\",\"entries_read\":0,\"pending_n\":0,\"consumers\":["
+                      "{\"name\":\"c\",\"seen_ms\":0,\"active_ms\":0,\"pending\":[]}]}]}}\n" STREAM
+                      "],\"length\":0,\"last_id\":\"0-0\",\"first_id\":\"0-0\",\"max_deleted\":\"0-0\","
+                      "\"entries_added\":0,\"groups\":[]}}\n");
 }
 
 static void module_value_is_base64_in_however_many_pieces(void **state) {
     (void)state;
-    static const char raw[] = "\x00\x01\x02\xff\xfe\xfd" "abcd";
+    static const char raw[] = "\x00\x01\x02\xff\xfe\xfd"
+                              "abcd";
     for (size_t first = 0; first <= 10; first++)
         for (size_t second = first; second <= 10; second++) {
             sink s;
-            rdbkit_key k = {.name = str("k"), .type = type_of("module-2"), .module = "ReJSON-RL", .expire_ms = -1, .idle_s = -1,
+            rdbkit_key k = {.name = str("k"),
+                            .type = type_of("module-2"),
+                            .module = "ReJSON-RL",
+                            .expire_ms = -1,
+                            .idle_s = -1,
                             .lfu_freq = -1};
             rdbkit_module_aux aux = {.module = "allvals__", .encoding_version = 1023, .when = 2};
             make(&s, RDBKIT_JSON_LATIN1, 1);
@@ -558,8 +626,9 @@ static void module_value_is_base64_in_however_many_pieces(void **state) {
             assert_int_equal(s.v->module_aux(s.v->user, &aux), RDBKIT_TAKE_RAW);
             SEND(&s, raw, raw, first);
             assert_int_equal(s.v->module_aux_end(s.v->user), RDBKIT_OK);
-            static const char *const heads[] = {"", "AA==", "AAE=", "AAEC", "AAEC/w==", "AAEC//4=", "AAEC//79", "AAEC//79YQ==",
-                                                "AAEC//79YWI=", "AAEC//79YWJj", "AAEC//79YWJjZA=="};
+            static const char *const heads[] =
+                {"",         "AA==",         "AAE=",         "AAEC",         "AAEC/w==",        "AAEC//4=",
+                 "AAEC//79", "AAEC//79YQ==", "AAEC//79YWI=", "AAEC//79YWJj", "AAEC//79YWJjZA=="};
             char wanted[400];
             snprintf(wanted, sizeof wanted,
                      "{\"key\":\"k\",\"db\":0,\"type\":\"module\",\"encoding\":\"module-2\","
@@ -578,7 +647,8 @@ static void base64_leaves_names_of_modules_alone(void **state) {
     SEND(&s, aux, str("n"), str(""));
     assert_int_equal(s.v->module_aux(s.v->user, &aux), RDBKIT_TAKE_RAW);
     assert_int_equal(s.v->module_aux_end(s.v->user), RDBKIT_OK);
-    wrote_text(&s, "{\"aux\":\"bg==\",\"value\":\"\"}\n{\"module_aux\":\"allvals__\",\"encoding_version\":1,\"when\":1,\"raw\":\"\"}\n");
+    wrote_text(&s, "{\"aux\":\"bg==\",\"value\":\"\"}\n{\"module_aux\":\"allvals__\",\"encoding_version\":1,"
+                   "\"when\":1,\"raw\":\"\"}\n");
 }
 
 /* ---- Mishaps ---- */
@@ -682,7 +752,8 @@ static void memory_does_not_grow_with_the_document(void **state) {
     uint64_t before = m.calls;
     for (int i = 0; i < 1000; i++) {
         key(&s, "hash");
-        for (int j = 0; j < 100; j++) SEND(&s, hash_field, str("field"), str("\xff and a value"), RDBKIT_NO_EXPIRY);
+        for (int j = 0; j < 100; j++)
+            SEND(&s, hash_field, str("field"), str("\xff and a value"), RDBKIT_NO_EXPIRY);
         KEY_END(&s);
         s.text.len = 0;
     }

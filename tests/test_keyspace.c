@@ -100,7 +100,8 @@ static int on_hash(void *u, rdbkit_str field, rdbkit_str value, int64_t ms) {
 
 static int on_entry(void *u, rdbkit_stream_id id, uint64_t fields) {
     sep(u);
-    say(u, "%llu-%llu*%llu", (unsigned long long)id.ms, (unsigned long long)id.seq, (unsigned long long)fields);
+    say(u, "%llu-%llu*%llu", (unsigned long long)id.ms, (unsigned long long)id.seq,
+        (unsigned long long)fields);
     return 0;
 }
 
@@ -139,9 +140,11 @@ static char *dump_of(rdbkit_keyspace *ks) {
     rdbkit_visitor v;
     memset(&v, 0, sizeof v);
     v.user = &d;
-    v.function = on_function, v.key = on_key, v.string = on_string, v.list_item = on_item, v.set_member = on_item;
+    v.function = on_function, v.key = on_key, v.string = on_string, v.list_item = on_item,
+    v.set_member = on_item;
     v.zset_member = on_zset, v.hash_field = on_hash, v.stream_entry = on_entry, v.stream_info = on_info;
-    v.stream_group = on_group, v.stream_consumer = on_consumer, v.stream_pending = on_pending, v.key_end = on_end_of_key;
+    v.stream_group = on_group, v.stream_consumer = on_consumer, v.stream_pending = on_pending,
+    v.key_end = on_end_of_key;
     const int st = rdbkit_keyspace_emit(ks, NULL, &v);
     if (st != RDBKIT_DONE) fail_msg("emit: %d, %s", st, rdbkit_keyspace_error(ks)->message);
     if (d.text.len >= 2) d.text.len -= 2;
@@ -217,10 +220,10 @@ static int run_text(bench *b, const char *text, size_t len) {
     return st;
 }
 
-#define complain(...) \
-    do { \
+#define complain(...)                                                               \
+    do {                                                                            \
         if (getenv("KEYSPACE_PRINT")) printf("PROBLEM " __VA_ARGS__), printf("\n"); \
-        else fail_msg(__VA_ARGS__); \
+        else fail_msg(__VA_ARGS__);                                                 \
     } while (0)
 
 /* Commands between semicolons: ! has to be refused and change nothing, ? has to be unsure. */
@@ -234,7 +237,8 @@ static void run_all(bench *b, const char *text) {
         memcpy(told, b->told, sizeof told);
         const int st = run_text(b, text + mark, len - (size_t)mark);
         if (st) complain("%.*s: %d, %s", (int)len, text, st, rdbkit_keyspace_error(b->ks)->message);
-        if ((b->told[RDBKIT_REPLAY_REFUSED] != told[RDBKIT_REPLAY_REFUSED]) != refused && !b->ks->in_multi && strncmp(text, "EXEC", 4) != 0)
+        if ((b->told[RDBKIT_REPLAY_REFUSED] != told[RDBKIT_REPLAY_REFUSED]) != refused && !b->ks->in_multi &&
+            strncmp(text, "EXEC", 4) != 0)
             complain("%.*s: %s", (int)len, text, refused ? "not refused" : "refused");
         if ((b->told[RDBKIT_REPLAY_UNSURE] != told[RDBKIT_REPLAY_UNSURE]) != unsure && !b->ks->in_multi)
             complain("%.*s: %s", (int)len, text, unsure ? "not unsure" : "unsure");
@@ -260,201 +264,241 @@ typedef struct line {
 
 static const line lines[] = {
     /* strings */
-    {"SET a v;SET a w NX;SET b x XX;SET a y XX;SET c z NX",
-     "a=y; c=z"},
+    {"SET a v;SET a w NX;SET b x XX;SET a y XX;SET c z NX", "a=y; c=z"},
     {"SET a v EX 5;SET b v PX 5;SET c v EXAT 5;SET d v PXAT 5;SET a w KEEPTTL;SET b w;SET c x GET",
      "a!1005000=w; b=w; c=x; d!5=v"},
     {"!SET a v EX 0;!SET a v EX x;!SET a v FOO;!SET a v EX;!SET a v EX 9223372036854775807;!SET a v EX -1",
      ""},
     {"SET a v;SET a w IFEQ x;SET a u IFEQ v;SET a t IFNE u;SET a s IFNE u;SET b s IFEQ v;SET b s IFNE v",
      "a=u; b=s"},
-    {"RPUSH l a;!SET l v IFEQ a;SET l v",
-     "l=v"},
-    {"SETNX a 1;SETNX a 2;SETEX b 5 v;PSETEX c 5 v;!SETEX b 0 v;!PSETEX c -1 v;GETSET a 3;PEXPIREAT a 99;GETSET a 4",
+    {"RPUSH l a;!SET l v IFEQ a;SET l v", "l=v"},
+    {"SETNX a 1;SETNX a 2;SETEX b 5 v;PSETEX c 5 v;!SETEX b 0 v;!PSETEX c -1 v;GETSET a 3;PEXPIREAT a "
+     "99;GETSET a 4",
      "a=4; b!1005000=v; c!1000005=v"},
-    {"RPUSH l a;!GETSET l v;SETNX l v",
-     "l[a]"},
+    {"RPUSH l a;!GETSET l v;SETNX l v", "l[a]"},
     {"APPEND a x;APPEND a yz;PEXPIREAT a 77;APPEND a \"\";APPEND b \"\";RPUSH l a;!APPEND l x",
      "a!77=xyz; b=; l[a]"},
-    {"SETRANGE a 3 xy;SETRANGE a 0 \"\";SETRANGE b 0 \"\";!SETRANGE a -1 x;SETRANGE a 1 Z;RPUSH l a;!SETRANGE l 0 x",
+    {"SETRANGE a 3 xy;SETRANGE a 0 \"\";SETRANGE b 0 \"\";!SETRANGE a -1 x;SETRANGE a 1 Z;RPUSH l "
+     "a;!SETRANGE l 0 x",
      "a=~00Z~00xy; l[a]"},
-    {"INCR a;INCRBY a 10;DECR a;DECRBY a 3;INCRBY a -7;DECR b",
-     "a=0; b=-1"},
-    {"SET a 9223372036854775807;!INCR a;SET b -9223372036854775808;!DECR b;!INCRBY b -1;!DECRBY b -9223372036854775808;SET c \" 1\";!INCR c;SET d x;!INCR d;!INCRBY d y;RPUSH l a;!INCR l",
+    {"INCR a;INCRBY a 10;DECR a;DECRBY a 3;INCRBY a -7;DECR b", "a=0; b=-1"},
+    {"SET a 9223372036854775807;!INCR a;SET b -9223372036854775808;!DECR b;!INCRBY b -1;!DECRBY b "
+     "-9223372036854775808;SET c \" 1\";!INCR c;SET d x;!INCR d;!INCRBY d y;RPUSH l a;!INCR l",
      "a=9223372036854775807; b=-9223372036854775808; c=~201; d=x; l[a]"},
-    {"SET a 5;PEXPIREAT a 88;INCR a",
-     "a!88=6"},
-    {"INCRBYFLOAT a 1.5;INCRBYFLOAT a 1.50;INCRBYFLOAT a 5e3;INCRBYFLOAT b -0;!INCRBYFLOAT a x;!INCRBYFLOAT a nan;!INCRBYFLOAT a inf;SET c x;!INCRBYFLOAT c 1;INCRBYFLOAT d 0x10;RPUSH l a;!INCRBYFLOAT l 1",
+    {"SET a 5;PEXPIREAT a 88;INCR a", "a!88=6"},
+    {"INCRBYFLOAT a 1.5;INCRBYFLOAT a 1.50;INCRBYFLOAT a 5e3;INCRBYFLOAT b -0;!INCRBYFLOAT a x;!INCRBYFLOAT "
+     "a nan;!INCRBYFLOAT a inf;SET c x;!INCRBYFLOAT c 1;INCRBYFLOAT d 0x10;RPUSH l a;!INCRBYFLOAT l 1",
      "a=5003; b=0; c=x; d=16; l[a]"},
-    {"MSET a 1 b 2 a 3;!MSET a 1 b;MSETNX c 1 a 5;MSETNX d 1 e 2;!MSETNX d 1 e",
-     "a=3; b=2; d=1; e=2"},
-    {"MSETEX 2 a 1 b 2;MSETEX 1 a 5 NX;MSETEX 2 a 6 b 7 XX PX 9;MSETEX 1 c 8 XX;MSETEX 1 a 9 KEEPTTL;MSETEX 1 d 1 EXAT 4;!MSETEX 0 a 1;!MSETEX 2 a 1;!MSETEX x a 1;!MSETEX 1 a 1 FOO",
+    {"MSET a 1 b 2 a 3;!MSET a 1 b;MSETNX c 1 a 5;MSETNX d 1 e 2;!MSETNX d 1 e", "a=3; b=2; d=1; e=2"},
+    {"MSETEX 2 a 1 b 2;MSETEX 1 a 5 NX;MSETEX 2 a 6 b 7 XX PX 9;MSETEX 1 c 8 XX;MSETEX 1 a 9 KEEPTTL;MSETEX "
+     "1 d 1 EXAT 4;!MSETEX 0 a 1;!MSETEX 2 a 1;!MSETEX x a 1;!MSETEX 1 a 1 FOO",
      "a!1000009=9; b!1000009=7; d!4000=1"},
-    {"SET a v;GETDEL a;GETDEL b;RPUSH l a;!GETDEL l",
-     "l[a]"},
-    {"SET a v;GETEX a EX 5;SET b v;GETEX b PXAT 5;GETEX b PERSIST;SET c v;GETEX c;GETEX d EX 5;!GETEX a FOO;RPUSH l a;!GETEX l EX 5;SET d v;GETEX d PX 7;SET e v;GETEX e EXAT 7",
+    {"SET a v;GETDEL a;GETDEL b;RPUSH l a;!GETDEL l", "l[a]"},
+    {"SET a v;GETEX a EX 5;SET b v;GETEX b PXAT 5;GETEX b PERSIST;SET c v;GETEX c;GETEX d EX 5;!GETEX a "
+     "FOO;RPUSH l a;!GETEX l EX 5;SET d v;GETEX d PX 7;SET e v;GETEX e EXAT 7",
      "a!1005000=v; b=v; c=v; l[a]; d!1000007=v; e!7000=v"},
-    {"SET a v;SET b w;DELEX a;DELEX b IFEQ x;DELEX b IFEQ w;SET c v;DELEX c IFNE v;DELEX c IFNE w;DELEX none IFEQ w;RPUSH l a;!DELEX l IFEQ a;!DELEX l IFEQ",
+    {"SET a v;SET b w;DELEX a;DELEX b IFEQ x;DELEX b IFEQ w;SET c v;DELEX c IFNE v;DELEX c IFNE w;DELEX none "
+     "IFEQ w;RPUSH l a;!DELEX l IFEQ a;!DELEX l IFEQ",
      "l[a]"},
     {"SET a v;DELIFEQ a w;DELIFEQ a v;SET b v;DELIFEQ b w;DELIFEQ none w;RPUSH l a;!DELIFEQ l a",
      "b=v; l[a]"},
-    {"SETBIT s 7 1;SETBIT s 20 0;!SETBIT s 4294967296 1;!SETBIT s -1 1;!SETBIT s 1 2;SETBIT s 7 0;SETBIT s 1 1",
+    {"SETBIT s 7 1;SETBIT s 20 0;!SETBIT s 4294967296 1;!SETBIT s -1 1;!SETBIT s 1 2;SETBIT s 7 0;SETBIT s 1 "
+     "1",
      "s=@~00~00"},
-    {"SET a abc;SET b ab;SET c x;BITOP AND d a b;BITOP OR e a b c;BITOP XOR f a b;BITOP NOT g a;!BITOP NOT g a b;!BITOP FOO g a;BITOP OR a none;RPUSH l 1;!BITOP OR d l",
+    {"SET a abc;SET b ab;SET c x;BITOP AND d a b;BITOP OR e a b c;BITOP XOR f a b;BITOP NOT g a;!BITOP NOT g "
+     "a b;!BITOP FOO g a;BITOP OR a none;RPUSH l 1;!BITOP OR d l",
      "b=ab; c=x; d=ab~00; e=ybc; f=~00~00c; g=~9e~9d~9c; l[1]"},
-    {"SET a abc;SET b ab;SET c x;BITOP DIFF d a b c;BITOP DIFF1 e a b c;BITOP ANDOR f a b c;BITOP ONE g a b c;!BITOP DIFF h a",
+    {"SET a abc;SET b ab;SET c x;BITOP DIFF d a b c;BITOP DIFF1 e a b c;BITOP ANDOR f a b c;BITOP ONE g a b "
+     "c;!BITOP DIFF h a",
      "a=abc; b=ab; c=x; d=~00~00c; e=~18~00~00; f=ab~00; g=~18~00c"},
-    {"BITFIELD n SET u8 #1 65 OVERFLOW FAIL INCRBY u8 8 255 SET u8 #3 66 OVERFLOW SAT INCRBY u8 #2 300 OVERFLOW WRAP INCRBY u8 #0 321;BITFIELD n GET u8 0;BITFIELD m GET u8 0;!BITFIELD n SET i65 0 1;!BITFIELD n SET u8 0;!BITFIELD n OVERFLOW x",
+    {"BITFIELD n SET u8 #1 65 OVERFLOW FAIL INCRBY u8 8 255 SET u8 #3 66 OVERFLOW SAT INCRBY u8 #2 300 "
+     "OVERFLOW WRAP INCRBY u8 #0 321;BITFIELD n GET u8 0;BITFIELD m GET u8 0;!BITFIELD n SET i65 0 "
+     "1;!BITFIELD n SET u8 0;!BITFIELD n OVERFLOW x",
      "n=AA~ffB"},
-    {"PFADD h a b c;PFADD h a;PFADD e;PFCOUNT h e;PFMERGE m h e;DEL h e m;SET p x;!PFADD p a;!PFCOUNT p;!PFMERGE m p",
+    {"PFADD h a b c;PFADD h a;PFADD e;PFCOUNT h e;PFMERGE m h e;DEL h e m;SET p x;!PFADD p a;!PFCOUNT "
+     "p;!PFMERGE m p",
      "p=x"},
     {"PFADD h a;PFDEBUG TODENSE h;DEL h;!PFDEBUG TODENSE none;!PFDEBUG FOO h;PFADD g x;!PFDEBUG FOO g;DEL g",
      ""},
     /* keys */
-    {"SET a 1;SET b 2;SET c 3;DEL a x;UNLINK b;EXISTS c;TYPE c",
-     "c=3"},
-    {"SET a 1;EXPIREAT a 5;SET b 1;PEXPIREAT b 5;SET c 1;EXPIRE c 5;SET d 1;PEXPIRE d 5;PEXPIREAT none 5;!PEXPIREAT a x;!PEXPIREAT a 5 FOO;!EXPIREAT a 9223372036854775807;!EXPIRE a 9223372036854775807",
+    {"SET a 1;SET b 2;SET c 3;DEL a x;UNLINK b;EXISTS c;TYPE c", "c=3"},
+    {"SET a 1;EXPIREAT a 5;SET b 1;PEXPIREAT b 5;SET c 1;EXPIRE c 5;SET d 1;PEXPIRE d 5;PEXPIREAT none "
+     "5;!PEXPIREAT a x;!PEXPIREAT a 5 FOO;!EXPIREAT a 9223372036854775807;!EXPIRE a 9223372036854775807",
      "a!5000=1; b!5=1; c!1005000=1; d!1000005=1"},
-    {"SET a 1;PEXPIREAT a 5 XX;PEXPIREAT a 5 NX;PEXPIREAT a 9 NX;PEXPIREAT a 7 GT;PEXPIREAT a 6 GT;PEXPIREAT a 8 LT;PEXPIREAT a 3 LT XX;!PEXPIREAT a 1 NX XX;!PEXPIREAT a 1 GT LT;SET b 1;PEXPIREAT b 5 GT;SET c 1;PEXPIREAT c 5 LT",
+    {"SET a 1;PEXPIREAT a 5 XX;PEXPIREAT a 5 NX;PEXPIREAT a 9 NX;PEXPIREAT a 7 GT;PEXPIREAT a 6 GT;PEXPIREAT "
+     "a 8 LT;PEXPIREAT a 3 LT XX;!PEXPIREAT a 1 NX XX;!PEXPIREAT a 1 GT LT;SET b 1;PEXPIREAT b 5 GT;SET c "
+     "1;PEXPIREAT c 5 LT",
      "a!3=1; b=1; c!5=1"},
-    {"SET a 1;PEXPIREAT a -5;SET b 1;PEXPIREAT b 0;SET c 1;PEXPIREAT c -1",
-     "a!-5=1; b!0=1; c=1"},
-    {"SET a 1;PEXPIREAT a 5;PERSIST a;PERSIST b",
-     "a=1"},
-    {"SET a 1;PEXPIREAT a 5;RENAME a b;!RENAME a b;SET c 3;RENAME b c;RENAME c c;!RENAME none none",
-     "c!5=1"},
-    {"SET a 1;SET b 2;RENAMENX a b;RENAMENX a c;RENAMENX b b;!RENAMENX none x",
-     "b=2; c=1"},
-    {"RPUSH l 1 2;PEXPIREAT l 6;RENAME l m;SET m2 x;RENAME m m2",
-     "m2!6[1 2]"},
-    {"SET a 1;PEXPIREAT a 5;MOVE a 1;SELECT 1;!MOVE a 1;SET b 2;SELECT 0;SET b 3;MOVE b 1;MOVE none 1;!MOVE b x;!MOVE b -1",
+    {"SET a 1;PEXPIREAT a -5;SET b 1;PEXPIREAT b 0;SET c 1;PEXPIREAT c -1", "a!-5=1; b!0=1; c=1"},
+    {"SET a 1;PEXPIREAT a 5;PERSIST a;PERSIST b", "a=1"},
+    {"SET a 1;PEXPIREAT a 5;RENAME a b;!RENAME a b;SET c 3;RENAME b c;RENAME c c;!RENAME none none", "c!5=1"},
+    {"SET a 1;SET b 2;RENAMENX a b;RENAMENX a c;RENAMENX b b;!RENAMENX none x", "b=2; c=1"},
+    {"RPUSH l 1 2;PEXPIREAT l 6;RENAME l m;SET m2 x;RENAME m m2", "m2!6[1 2]"},
+    {"SET a 1;PEXPIREAT a 5;MOVE a 1;SELECT 1;!MOVE a 1;SET b 2;SELECT 0;SET b 3;MOVE b 1;MOVE none 1;!MOVE "
+     "b x;!MOVE b -1",
      "b=3; 1/a!5=1; 1/b=2"},
-    {"SET a 1;PEXPIREAT a 5;COPY a b;COPY a b;SET c 3;COPY c b;COPY c b REPLACE;COPY a d DB 2;COPY none x;!COPY a a;!COPY a x DB;!COPY a x FOO;COPY a a DB 1",
+    {"SET a 1;PEXPIREAT a 5;COPY a b;COPY a b;SET c 3;COPY c b;COPY c b REPLACE;COPY a d DB 2;COPY none "
+     "x;!COPY a a;!COPY a x DB;!COPY a x FOO;COPY a a DB 1",
      "a!5=1; b=3; c=3; 1/a!5=1; 2/d!5=1"},
-    {"RPUSH l 1 2;SADD s 1 2;ZADD z 1 a;HSET h f v;XADD x 1-1 f v;COPY l l2;COPY s s2;COPY z z2;COPY h h2;COPY x x2;RPUSH l 3;SADD s 3;ZADD z 2 b;HSET h g w;XADD x 2-1 g w",
-     "l[1 2 3]; s{1 2 3}; z<a:1 b:2>; h(f:v g:w); x~[1-1*1 2-1*1 last 2-1]; l2[1 2]; s2{1 2}; z2<a:1>; h2(f:v); x2~[1-1*1 last 1-1]"},
+    {"RPUSH l 1 2;SADD s 1 2;ZADD z 1 a;HSET h f v;XADD x 1-1 f v;COPY l l2;COPY s s2;COPY z z2;COPY h "
+     "h2;COPY x x2;RPUSH l 3;SADD s 3;ZADD z 2 b;HSET h g w;XADD x 2-1 g w",
+     "l[1 2 3]; s{1 2 3}; z<a:1 b:2>; h(f:v g:w); x~[1-1*1 2-1*1 last 2-1]; l2[1 2]; s2{1 2}; z2<a:1>; "
+     "h2(f:v); x2~[1-1*1 last 1-1]"},
     {"SET a 1;SELECT 1;SET b 2;PEXPIREAT b 7;SWAPDB 0 1;SET c 3;!SWAPDB x 1;SWAPDB 5 5;SWAPDB 1 9",
      "b!7=2; 9/a=1; 9/c=3"},
     {"SET a 1;SELECT 3;SET a 2;FLUSHDB;SELECT 0;FLUSHDB ASYNC;SET b 1;!FLUSHDB FOO;!FLUSHALL SYNC ASYNC",
      "b=1"},
-    {"SET a 1;SELECT 3;SET a 2;FLUSHALL SYNC;SET b 1",
-     "3/b=1"},
+    {"SET a 1;SELECT 3;SET a 2;FLUSHALL SYNC;SET b 1", "3/b=1"},
     {"!SELECT x;!SELECT -1;!SELECT 2147483648;SELECT 2147483647;SET a 1;SELECT 0;SET a 2",
      "a=2; 2147483647/a=1"},
-    {"SET {x}a 1;SET {x}b 2;SET other 3;SELECT 1;SET {x}c 1;CLUSTER FLUSHSLOT 16287;CLUSTER SETSLOT 1 STABLE;!CLUSTER FLUSHSLOT;!CLUSTER FLUSHSLOT 16384",
+    {"SET {x}a 1;SET {x}b 2;SET other 3;SELECT 1;SET {x}c 1;CLUSTER FLUSHSLOT 16287;CLUSTER SETSLOT 1 "
+     "STABLE;!CLUSTER FLUSHSLOT;!CLUSTER FLUSHSLOT 16384",
      "other=3"},
-    {"SET {x}a 1;SET other 3;SFLUSH 16287 16287 SYNC;!SFLUSH 1 x;SET {x}a 2;TRIMSLOTS RANGES 1 16287 16287;!TRIMSLOTS RANGES 2 1 1;!TRIMSLOTS FOO 1 1 1;!TRIMSLOTS RANGES 0 1 1",
+    {"SET {x}a 1;SET other 3;SFLUSH 16287 16287 SYNC;!SFLUSH 1 x;SET {x}a 2;TRIMSLOTS RANGES 1 16287 "
+     "16287;!TRIMSLOTS RANGES 2 1 1;!TRIMSLOTS FOO 1 1 1;!TRIMSLOTS RANGES 0 1 1",
      "other=3"},
-    {"FUNCTION LOAD \"#!lua name=lib\\ncode\";!FUNCTION LOAD \"#!lua name=lib\\nother\";FUNCTION LOAD REPLACE \"#!lua name=lib\\nmore\";FUNCTION LOAD \"#!lua name=b\\n1\";FUNCTION DELETE b;!FUNCTION DELETE b;!FUNCTION LOAD \"no line\";!FUNCTION LOAD FOO \"#!lua name=c\\n1\";FUNCTION LIST",
+    {"FUNCTION LOAD \"#!lua name=lib\\ncode\";!FUNCTION LOAD \"#!lua name=lib\\nother\";FUNCTION LOAD "
+     "REPLACE \"#!lua name=lib\\nmore\";FUNCTION LOAD \"#!lua name=b\\n1\";FUNCTION DELETE b;!FUNCTION "
+     "DELETE b;!FUNCTION LOAD \"no line\";!FUNCTION LOAD FOO \"#!lua name=c\\n1\";FUNCTION LIST",
      "function #!lua~20name=lib~0amore"},
-    {"FUNCTION LOAD \"#!lua name=lib\\ncode\";FUNCTION FLUSH",
-     ""},
+    {"FUNCTION LOAD \"#!lua name=lib\\ncode\";FUNCTION FLUSH", ""},
     /* lists */
-    {"RPUSH l a b;LPUSH l c d;RPUSHX l e;LPUSHX l f;RPUSHX none x;LPUSHX none x;SET s x;!RPUSH s a;!LPUSHX s a",
+    {"RPUSH l a b;LPUSH l c d;RPUSHX l e;LPUSHX l f;RPUSHX none x;LPUSHX none x;SET s x;!RPUSH s a;!LPUSHX s "
+     "a",
      "l[f d c a b e]; s=x"},
     {"RPUSH l a b c d e f;LPOP l;RPOP l;LPOP l 2;RPOP l 0;LPOP none;!LPOP l -1;!LPOP l x;!RPOP l 1 2",
      "l[d e]"},
-    {"RPUSH l a b;LPOP l 9;RPUSH m a b;RPOP m 2",
-     ""},
-    {"RPUSH l a b c;BLPOP none l 0;BRPOP l none 0;!BLPOP l x;!BRPOP l -1",
-     "l[b]"},
-    {"RPUSH l a b c d e;LMPOP 2 none l LEFT;LMPOP 1 l RIGHT COUNT 2;BLMPOP 0 1 l LEFT COUNT 1;!LMPOP 0 l LEFT;!LMPOP 1 l MIDDLE;!LMPOP 2 l LEFT;!LMPOP 1 l LEFT COUNT 0;!BLMPOP -1 1 l LEFT",
+    {"RPUSH l a b;LPOP l 9;RPUSH m a b;RPOP m 2", ""},
+    {"RPUSH l a b c;BLPOP none l 0;BRPOP l none 0;!BLPOP l x;!BRPOP l -1", "l[b]"},
+    {"RPUSH l a b c d e;LMPOP 2 none l LEFT;LMPOP 1 l RIGHT COUNT 2;BLMPOP 0 1 l LEFT COUNT 1;!LMPOP 0 l "
+     "LEFT;!LMPOP 1 l MIDDLE;!LMPOP 2 l LEFT;!LMPOP 1 l LEFT COUNT 0;!BLMPOP -1 1 l LEFT",
      "l[c]"},
-    {"RPUSH l a b c;LINSERT l BEFORE b x;LINSERT l AFTER c y;LINSERT l BEFORE none z;LINSERT none BEFORE a b;!LINSERT l MIDDLE a b",
+    {"RPUSH l a b c;LINSERT l BEFORE b x;LINSERT l AFTER c y;LINSERT l BEFORE none z;LINSERT none BEFORE a "
+     "b;!LINSERT l MIDDLE a b",
      "l[a x b c y]"},
     {"RPUSH l a b c;LSET l 0 x;LSET l -1 longer;!LSET l 3 x;!LSET l -4 x;!LSET none 0 x;!LSET l y x",
      "l[x b longer]"},
-    {"RPUSH l a b a c a d a;LREM l 2 a;LREM l -1 a;LREM l 0 x;!LREM l x a;LREM none 0 a",
-     "l[b c a d]"},
-    {"RPUSH l a a;LREM l 0 a;RPUSH m a b c d e;LTRIM m 1 -2;!LTRIM m x 1;RPUSH n a b;LTRIM n 5 9;LTRIM none 0 1",
+    {"RPUSH l a b a c a d a;LREM l 2 a;LREM l -1 a;LREM l 0 x;!LREM l x a;LREM none 0 a", "l[b c a d]"},
+    {"RPUSH l a a;LREM l 0 a;RPUSH m a b c d e;LTRIM m 1 -2;!LTRIM m x 1;RPUSH n a b;LTRIM n 5 9;LTRIM none "
+     "0 1",
      "m[b c d]"},
-    {"RPUSH l a b c;LMOVE l m LEFT RIGHT;LMOVE l m RIGHT LEFT;LMOVE m m LEFT RIGHT;LMOVE none m LEFT LEFT;!LMOVE l m UP LEFT;BLMOVE l m LEFT LEFT 0;!BLMOVE m l LEFT LEFT x;SET s v;!LMOVE m s LEFT LEFT",
+    {"RPUSH l a b c;LMOVE l m LEFT RIGHT;LMOVE l m RIGHT LEFT;LMOVE m m LEFT RIGHT;LMOVE none m LEFT "
+     "LEFT;!LMOVE l m UP LEFT;BLMOVE l m LEFT LEFT 0;!BLMOVE m l LEFT LEFT x;SET s v;!LMOVE m s LEFT LEFT",
      "m[b a c]; s=v"},
     {"RPUSH l a b;RPOPLPUSH l m;BRPOPLPUSH l m 0;RPOPLPUSH m m;RPOPLPUSH none m;!BRPOPLPUSH m l -1",
      "m[b a]"},
-    {"RPUSH l 3 1 2;SORT l STORE a;SORT l DESC LIMIT 1 2 STORE b;SORT l BY nosort STORE c;SET w_1 30;SET w_2 10;SET w_3 20;SORT l BY w_* STORE d;SORT l BY w_* GET # GET w_* GET x_* STORE e;SORT none STORE a",
+    {"RPUSH l 3 1 2;SORT l STORE a;SORT l DESC LIMIT 1 2 STORE b;SORT l BY nosort STORE c;SET w_1 30;SET w_2 "
+     "10;SET w_3 20;SORT l BY w_* STORE d;SORT l BY w_* GET # GET w_* GET x_* STORE e;SORT none STORE a",
      "l[3 1 2]; b[2 1]; c[3 1 2]; w_1=30; w_2=10; w_3=20; d[2 3 1]; e[2 10  3 20  1 30 ]"},
-    {"RPUSH l b a c;!SORT l STORE x;SORT l ALPHA STORE x;SORT l ALPHA DESC STORE l;HSET h_a f 2;HSET h_b f 1;HSET h_c f 3;SORT l BY h_*->f GET h_*->f STORE y;!SORT l ALPHA LIMIT 1 STORE x;!SORT l FOO STORE x;DEL h_a h_b h_c;SADD s 2 1;SORT s STORE t;ZADD z 1 5 2 4;SORT z BY nosort DESC STORE u",
+    {"RPUSH l b a c;!SORT l STORE x;SORT l ALPHA STORE x;SORT l ALPHA DESC STORE l;HSET h_a f 2;HSET h_b f "
+     "1;HSET h_c f 3;SORT l BY h_*->f GET h_*->f STORE y;!SORT l ALPHA LIMIT 1 STORE x;!SORT l FOO STORE "
+     "x;DEL h_a h_b h_c;SADD s 2 1;SORT s STORE t;ZADD z 1 5 2 4;SORT z BY nosort DESC STORE u",
      "l[c b a]; x[a b c]; y[1 2 3]; s{2 1}; t[1 2]; z<5:1 4:2>; u[4 5]"},
-    {"SET s x;!SORT s STORE y;RPUSH l 1;SORT l ASC;DEL l",
-     "s=x"},
+    {"SET s x;!SORT s STORE y;RPUSH l 1;SORT l ASC;DEL l", "s=x"},
     /* sets */
-    {"SADD s a b;SADD s b c;SREM s a none;SREM none a;SET x v;!SADD x a;!SREM x a",
-     "s{b c}; x=v"},
-    {"SADD i 3 1 2;SADD i 1 9223372036854775807;SADD i x",
-     "i{3 1 2 9223372036854775807 x}"},
-    {"SADD s a;SREM s a;SADD t a b;SMOVE t u a;SMOVE t t b;SMOVE t u none;SMOVE none u a;SMOVE t u b;SET x v;!SMOVE u x a",
+    {"SADD s a b;SADD s b c;SREM s a none;SREM none a;SET x v;!SADD x a;!SREM x a", "s{b c}; x=v"},
+    {"SADD i 3 1 2;SADD i 1 9223372036854775807;SADD i x", "i{3 1 2 9223372036854775807 x}"},
+    {"SADD s a;SREM s a;SADD t a b;SMOVE t u a;SMOVE t t b;SMOVE t u none;SMOVE none u a;SMOVE t u b;SET x "
+     "v;!SMOVE u x a",
      "u{a b}; x=v"},
-    {"SADD s a b;SPOP s 2;SADD t a b c;?SPOP t;?SPOP t 2;SPOP t 0;SPOP none;!SPOP t -1;!SPOP t 1 1;SADD u a;SPOP u",
+    {"SADD s a b;SPOP s 2;SADD t a b c;?SPOP t;?SPOP t 2;SPOP t 0;SPOP none;!SPOP t -1;!SPOP t 1 1;SADD u "
+     "a;SPOP u",
      "t{a b c}"},
-    {"SADD a 1 2 3;SADD b 2 3 4;SINTERSTORE i a b;SUNIONSTORE u a b;SDIFFSTORE d a b;SINTERSTORE i2 a none;SUNIONSTORE a a b;SDIFFSTORE b b none;SET x v;!SUNIONSTORE y x a",
+    {"SADD a 1 2 3;SADD b 2 3 4;SINTERSTORE i a b;SUNIONSTORE u a b;SDIFFSTORE d a b;SINTERSTORE i2 a "
+     "none;SUNIONSTORE a a b;SDIFFSTORE b b none;SET x v;!SUNIONSTORE y x a",
      "a{1 2 3 4}; b{2 3 4}; i{2 3}; u{1 2 3 4}; d{1}; x=v"},
-    {"SET x v;PEXPIREAT x 5;SADD a 1;SINTERSTORE x a a;SDIFFSTORE x a a",
-     "a{1}"},
+    {"SET x v;PEXPIREAT x 5;SADD a 1;SINTERSTORE x a a;SDIFFSTORE x a a", "a{1}"},
     /* sorted sets */
-    {"ZADD z 1 a 2 b;ZADD z NX 5 a 3 c;ZADD z XX 9 b 1 d;ZADD z GT 1 b 10 a;ZADD z LT 1 b;ZADD z CH 4 e;ZADD z INCR 2 e;ZADD z XX INCR 5 none",
+    {"ZADD z 1 a 2 b;ZADD z NX 5 a 3 c;ZADD z XX 9 b 1 d;ZADD z GT 1 b 10 a;ZADD z LT 1 b;ZADD z CH 4 e;ZADD "
+     "z INCR 2 e;ZADD z XX INCR 5 none",
      "z<b:1 c:3 e:6 a:10>"},
-    {"!ZADD z x a;!ZADD z nan a;!ZADD z NX XX 1 a;!ZADD z GT LT 1 a;!ZADD z NX GT 1 a;!ZADD z INCR 1 a 2 b;ZADD z inf a -inf b 0x10 c 1e3 d;ZADD y 5 a;SET s v;!ZADD s 1 a",
+    {"!ZADD z x a;!ZADD z nan a;!ZADD z NX XX 1 a;!ZADD z GT LT 1 a;!ZADD z NX GT 1 a;!ZADD z INCR 1 a 2 "
+     "b;ZADD z inf a -inf b 0x10 c 1e3 d;ZADD y 5 a;SET s v;!ZADD s 1 a",
      "z<b:-inf c:16 d:1000 a:inf>; y<a:5>; s=v"},
     {"ZINCRBY z 1.5 a;ZINCRBY z -3 a;!ZINCRBY z x a;ZADD z inf b;!ZINCRBY z -inf b;ZINCRBY z 0 c",
      "z<a:-1.5 c:0 b:inf>"},
-    {"ZADD z 1 a 2 b 3 c 4 d 5 e 6 f;ZREM z a none;ZREMRANGEBYRANK z 0 0;ZREMRANGEBYSCORE z (3 4;ZPOPMIN z;ZPOPMAX z 1;!ZPOPMIN z x;!ZREMRANGEBYRANK z x 1;!ZREMRANGEBYSCORE z x 1;ZREM none a",
+    {"ZADD z 1 a 2 b 3 c 4 d 5 e 6 f;ZREM z a none;ZREMRANGEBYRANK z 0 0;ZREMRANGEBYSCORE z (3 4;ZPOPMIN "
+     "z;ZPOPMAX z 1;!ZPOPMIN z x;!ZREMRANGEBYRANK z x 1;!ZREMRANGEBYSCORE z x 1;ZREM none a",
      "z<e:5>"},
-    {"ZADD z 0 a 0 b 0 c 0 d;ZREMRANGEBYLEX z [b (d;!ZREMRANGEBYLEX z b d;ZREMRANGEBYLEX z (d +;ZADD y 1 a;ZPOPMAX y 5",
+    {"ZADD z 0 a 0 b 0 c 0 d;ZREMRANGEBYLEX z [b (d;!ZREMRANGEBYLEX z b d;ZREMRANGEBYLEX z (d +;ZADD y 1 "
+     "a;ZPOPMAX y 5",
      "z<a:0 d:0>"},
-    {"ZADD z 1 a 2 b 3 c 4 d 5 e;ZMPOP 1 z MIN;ZMPOP 2 none z MAX COUNT 2;BZMPOP 0 1 z MIN;!ZMPOP 1 z MIDDLE;BZPOPMIN none z 0;ZADD y 1 a 2 b;BZPOPMAX y 0;!BZPOPMAX y x",
+    {"ZADD z 1 a 2 b 3 c 4 d 5 e;ZMPOP 1 z MIN;ZMPOP 2 none z MAX COUNT 2;BZMPOP 0 1 z MIN;!ZMPOP 1 z "
+     "MIDDLE;BZPOPMIN none z 0;ZADD y 1 a 2 b;BZPOPMAX y 0;!BZPOPMAX y x",
      "y<a:1>"},
-    {"ZADD a 1 x 2 y;ZADD b 10 y 20 z;ZUNIONSTORE u 2 a b;ZINTERSTORE i 2 a b;ZDIFFSTORE d 2 a b;ZUNIONSTORE w 2 a b WEIGHTS 2 3 AGGREGATE MAX;ZINTERSTORE m 2 a b AGGREGATE MIN;ZUNIONSTORE s 2 a b AGGREGATE SUM;!ZUNIONSTORE u 0 a;!ZUNIONSTORE u 3 a b;!ZUNIONSTORE u 2 a b FOO;!ZUNIONSTORE u 2 a b WEIGHTS 1;!ZUNIONSTORE u 2 a b AGGREGATE AVG",
-     "a<x:1 y:2>; b<y:10 z:20>; u<x:1 y:12 z:20>; i<y:12>; d<x:1>; w<x:2 y:30 z:60>; m<y:2>; s<x:1 y:12 z:20>"},
-    {"SADD s x y;ZADD a 5 x;ZUNIONSTORE u 2 s a;ZINTERSTORE i 2 s a;ZDIFFSTORE d 2 s a;ZINTERSTORE u 2 s none;SET v v;!ZUNIONSTORE u 1 v;ZDIFFSTORE s 1 none",
+    {"ZADD a 1 x 2 y;ZADD b 10 y 20 z;ZUNIONSTORE u 2 a b;ZINTERSTORE i 2 a b;ZDIFFSTORE d 2 a b;ZUNIONSTORE "
+     "w 2 a b WEIGHTS 2 3 AGGREGATE MAX;ZINTERSTORE m 2 a b AGGREGATE MIN;ZUNIONSTORE s 2 a b AGGREGATE "
+     "SUM;!ZUNIONSTORE u 0 a;!ZUNIONSTORE u 3 a b;!ZUNIONSTORE u 2 a b FOO;!ZUNIONSTORE u 2 a b WEIGHTS "
+     "1;!ZUNIONSTORE u 2 a b AGGREGATE AVG",
+     "a<x:1 y:2>; b<y:10 z:20>; u<x:1 y:12 z:20>; i<y:12>; d<x:1>; w<x:2 y:30 z:60>; m<y:2>; s<x:1 y:12 "
+     "z:20>"},
+    {"SADD s x y;ZADD a 5 x;ZUNIONSTORE u 2 s a;ZINTERSTORE i 2 s a;ZDIFFSTORE d 2 s a;ZINTERSTORE u 2 s "
+     "none;SET v v;!ZUNIONSTORE u 1 v;ZDIFFSTORE s 1 none",
      "a<x:5>; i<x:6>; d<y:1>; v=v"},
-    {"ZADD z 1 a 2 b 3 c 4 d;ZRANGESTORE r z 1 2;ZRANGESTORE rr z 0 1 REV;ZRANGESTORE s z (1 +inf BYSCORE LIMIT 1 1;ZRANGESTORE t z +inf 2 BYSCORE REV LIMIT 0 2;ZADD l 0 a 0 b 0 c;ZRANGESTORE m l [b + BYLEX;ZRANGESTORE n z 9 10;!ZRANGESTORE r z x 1;!ZRANGESTORE r z 0 1 LIMIT 0 1;ZRANGESTORE z z 0 0;?ZRANGESTORE z l - + BYLEX LIMIT -1 1",
+    {"ZADD z 1 a 2 b 3 c 4 d;ZRANGESTORE r z 1 2;ZRANGESTORE rr z 0 1 REV;ZRANGESTORE s z (1 +inf BYSCORE "
+     "LIMIT 1 1;ZRANGESTORE t z +inf 2 BYSCORE REV LIMIT 0 2;ZADD l 0 a 0 b 0 c;ZRANGESTORE m l [b + "
+     "BYLEX;ZRANGESTORE n z 9 10;!ZRANGESTORE r z x 1;!ZRANGESTORE r z 0 1 LIMIT 0 1;ZRANGESTORE z z 0 "
+     "0;?ZRANGESTORE z l - + BYLEX LIMIT -1 1",
      "r<b:2 c:3>; rr<c:3 d:4>; s<c:3>; t<c:3 d:4>; l<a:0 b:0 c:0>; m<b:0 c:0>"},
-    {"GEOADD g 13.361389 38.115556 Palermo 15.087269 37.502669 Catania;GEOADD g NX 1 1 Palermo;GEOADD g XX CH 2 2 none;!GEOADD g 181 1 x;!GEOADD g 1 86 x;!GEOADD g NX XX 1 1 x",
+    {"GEOADD g 13.361389 38.115556 Palermo 15.087269 37.502669 Catania;GEOADD g NX 1 1 Palermo;GEOADD g XX "
+     "CH 2 2 none;!GEOADD g 181 1 x;!GEOADD g 1 86 x;!GEOADD g NX XX 1 1 x",
      "g<Palermo:3.4790999562307e+15 Catania:3.47944737079691e+15>"},
-    {"GEOADD g 13.361389 38.115556 Palermo 15.087269 37.502669 Catania;GEORADIUS g 15 37 200 km STORE a;GEORADIUSBYMEMBER g Palermo 100 km STORE b;GEOSEARCHSTORE c g FROMMEMBER Catania BYRADIUS 10 km;GEOSEARCHSTORE d g FROMLONLAT 15 37 BYBOX 400 400 km ASC COUNT 1;GEORADIUS g 15 37 200 km ASC COUNT 1 ANY STORE e;!GEOSEARCHSTORE c g FROMMEMBER none BYRADIUS 1 km;!GEORADIUS g 15 37 200 furlong STORE a;GEORADIUS g 15 37 200 km WITHDIST;!GEORADIUS g 15 37 200 km WITHDIST STORE a;GEOSEARCHSTORE f none FROMLONLAT 1 1 BYRADIUS 1 m",
-     "g<Palermo:3.4790999562307e+15 Catania:3.47944737079691e+15>; a<Palermo:3.4790999562307e+15 Catania:3.47944737079691e+15>; b<Palermo:3.4790999562307e+15>; c<Catania:3.47944737079691e+15>; d<Catania:3.47944737079691e+15>; e<Palermo:3.4790999562307e+15>"},
+    {"GEOADD g 13.361389 38.115556 Palermo 15.087269 37.502669 Catania;GEORADIUS g 15 37 200 km STORE "
+     "a;GEORADIUSBYMEMBER g Palermo 100 km STORE b;GEOSEARCHSTORE c g FROMMEMBER Catania BYRADIUS 10 "
+     "km;GEOSEARCHSTORE d g FROMLONLAT 15 37 BYBOX 400 400 km ASC COUNT 1;GEORADIUS g 15 37 200 km ASC COUNT "
+     "1 ANY STORE e;!GEOSEARCHSTORE c g FROMMEMBER none BYRADIUS 1 km;!GEORADIUS g 15 37 200 furlong STORE "
+     "a;GEORADIUS g 15 37 200 km WITHDIST;!GEORADIUS g 15 37 200 km WITHDIST STORE a;GEOSEARCHSTORE f none "
+     "FROMLONLAT 1 1 BYRADIUS 1 m",
+     "g<Palermo:3.4790999562307e+15 Catania:3.47944737079691e+15>; a<Palermo:3.4790999562307e+15 "
+     "Catania:3.47944737079691e+15>; b<Palermo:3.4790999562307e+15>; c<Catania:3.47944737079691e+15>; "
+     "d<Catania:3.47944737079691e+15>; e<Palermo:3.4790999562307e+15>"},
     /* hashes */
-    {"HSET h a 1 b 2;HSET h b 3;HMSET h c 4;!HSET h d e f;HSETNX h a 9;HSETNX h d 5;SET s v;!HSET s a b;!HSETNX s a b",
+    {"HSET h a 1 b 2;HSET h b 3;HMSET h c 4;!HSET h d e f;HSETNX h a 9;HSETNX h d 5;SET s v;!HSET s a "
+     "b;!HSETNX s a b",
      "h(a:1 b:3 c:4 d:5); s=v"},
-    {"HSET h a 1 b 2;HDEL h a none;HDEL none a;HSET g a 1;HDEL g a;HSET i a 1 b 2;HGETDEL i FIELDS 1 a;!HGETDEL i FIELDS 2 a;!HGETDEL i FOO 1 a;HGETDEL i FIELDS 1 b",
+    {"HSET h a 1 b 2;HDEL h a none;HDEL none a;HSET g a 1;HDEL g a;HSET i a 1 b 2;HGETDEL i FIELDS 1 "
+     "a;!HGETDEL i FIELDS 2 a;!HGETDEL i FOO 1 a;HGETDEL i FIELDS 1 b",
      "h(b:2)"},
-    {"HINCRBY h a 5;HINCRBY h a -7;!HINCRBY h a x;HSET h b x;!HINCRBY h b 1;HSET h c 9223372036854775807;!HINCRBY h c 1;HINCRBYFLOAT h d 1.5;HINCRBYFLOAT h d 0.25;!HINCRBYFLOAT h b 1;!HINCRBYFLOAT h d x",
+    {"HINCRBY h a 5;HINCRBY h a -7;!HINCRBY h a x;HSET h b x;!HINCRBY h b 1;HSET h c "
+     "9223372036854775807;!HINCRBY h c 1;HINCRBYFLOAT h d 1.5;HINCRBYFLOAT h d 0.25;!HINCRBYFLOAT h b "
+     "1;!HINCRBYFLOAT h d x",
      "h(a:-2 b:x c:9223372036854775807 d:1.75)"},
-    {"HSET h a 1 b 2;HPEXPIREAT h 99 FIELDS 1 a;HEXPIREAT h 7 FIELDS 1 b;HPERSIST h FIELDS 1 a;HEXPIRE h 5 FIELDS 2 a none;HPEXPIRE h 5 FIELDS 1 b;!HPEXPIREAT h x FIELDS 1 a;!HPEXPIREAT h 9 FIELDS 2 a;!HPEXPIREAT h 9 FOO 1 a;HPEXPIREAT none 9 FIELDS 1 a;!HPERSIST h FIELDS 0 a",
+    {"HSET h a 1 b 2;HPEXPIREAT h 99 FIELDS 1 a;HEXPIREAT h 7 FIELDS 1 b;HPERSIST h FIELDS 1 a;HEXPIRE h 5 "
+     "FIELDS 2 a none;HPEXPIRE h 5 FIELDS 1 b;!HPEXPIREAT h x FIELDS 1 a;!HPEXPIREAT h 9 FIELDS 2 "
+     "a;!HPEXPIREAT h 9 FOO 1 a;HPEXPIREAT none 9 FIELDS 1 a;!HPERSIST h FIELDS 0 a",
      "h(a:1!1005000 b:2!1000005)"},
-    {"HSET h a 1;HPEXPIREAT h 9 XX FIELDS 1 a;HPEXPIREAT h 10 NX FIELDS 1 a;HPEXPIREAT h 11 NX FIELDS 1 a;HPEXPIREAT h 8 GT FIELDS 1 a;HPEXPIREAT h 20 LT FIELDS 1 a;HPEXPIREAT h 9 LT FIELDS 1 a;HSET h b 1;HPEXPIREAT h 50 FIELDS 1 b;HSET h b 2;HPEXPIREAT h 60 FIELDS 1 b;HINCRBY h b 1",
+    {"HSET h a 1;HPEXPIREAT h 9 XX FIELDS 1 a;HPEXPIREAT h 10 NX FIELDS 1 a;HPEXPIREAT h 11 NX FIELDS 1 "
+     "a;HPEXPIREAT h 8 GT FIELDS 1 a;HPEXPIREAT h 20 LT FIELDS 1 a;HPEXPIREAT h 9 LT FIELDS 1 a;HSET h b "
+     "1;HPEXPIREAT h 50 FIELDS 1 b;HSET h b 2;HPEXPIREAT h 60 FIELDS 1 b;HINCRBY h b 1",
      "h(a:1!9 b:3!60)"},
-    {"HSETEX h FIELDS 1 a 1;HSETEX h PXAT 9 FIELDS 2 a 2 b 3;HSETEX h KEEPTTL FIELDS 1 a 4;HSETEX h FNX FIELDS 1 a 5;HSETEX h FXX FIELDS 1 b 6;HSETEX h EXAT 4 FIELDS 1 c 7;!HSETEX h FIELDS 2 a 1;!HSETEX h FOO FIELDS 1 a 1;HSETEX h EX 1 FIELDS 1 d 1;HSETEX h PX 1 FIELDS 1 e 1",
+    {"HSETEX h FIELDS 1 a 1;HSETEX h PXAT 9 FIELDS 2 a 2 b 3;HSETEX h KEEPTTL FIELDS 1 a 4;HSETEX h FNX "
+     "FIELDS 1 a 5;HSETEX h FXX FIELDS 1 b 6;HSETEX h EXAT 4 FIELDS 1 c 7;!HSETEX h FIELDS 2 a 1;!HSETEX h "
+     "FOO FIELDS 1 a 1;HSETEX h EX 1 FIELDS 1 d 1;HSETEX h PX 1 FIELDS 1 e 1",
      "h(a:4!9 b:6 c:7!4000 d:1!1001000 e:1!1000001)"},
-    {"HSET h a 1 b 2;HGETEX h PXAT 9 FIELDS 1 a;HGETEX h EXAT 9 FIELDS 1 b;HGETEX h PERSIST FIELDS 1 a;HGETEX h FIELDS 1 b;HGETEX h EX 1 FIELDS 1 a;HGETEX h PX 1 FIELDS 1 b;!HGETEX h FOO FIELDS 1 a;HGETEX none PXAT 9 FIELDS 1 a",
+    {"HSET h a 1 b 2;HGETEX h PXAT 9 FIELDS 1 a;HGETEX h EXAT 9 FIELDS 1 b;HGETEX h PERSIST FIELDS 1 "
+     "a;HGETEX h FIELDS 1 b;HGETEX h EX 1 FIELDS 1 a;HGETEX h PX 1 FIELDS 1 b;!HGETEX h FOO FIELDS 1 "
+     "a;HGETEX none PXAT 9 FIELDS 1 a",
      "h(a:1!1001000 b:2!1000001)"},
     /* streams */
-    {"XADD x 1-1 a 1;XADD x MAXLEN 1 2-1 b 2;XADD y NOMKSTREAM 1-1 a 1;XADD x MINID 2 3-* c 3;!XADD x 1-1 a 1;XDEL x 2-1;XTRIM x MAXLEN 0;XSETID x 9-9",
+    {"XADD x 1-1 a 1;XADD x MAXLEN 1 2-1 b 2;XADD y NOMKSTREAM 1-1 a 1;XADD x MINID 2 3-* c 3;!XADD x 1-1 a "
+     "1;XDEL x 2-1;XTRIM x MAXLEN 0;XSETID x 9-9",
      "x~[last 9-9]"},
-    {"XADD x 1-1 a 1;XADD x 2-1 a 1;XGROUP CREATE x g 0;XGROUP CREATECONSUMER x g c;XCLAIM x g d 0 1-1 2-1 TIME 5 RETRYCOUNT 2 FORCE JUSTID LASTID 2-1;XACK x g 1-1;XGROUP SETID x g 1-1;XACKDEL x g IDS 1 2-1;XDELEX x IDS 1 1-1;XGROUP DELCONSUMER x g c;?XAUTOCLAIM x g c 0 0;?XREADGROUP GROUP g c STREAMS x >;?XCFGSET x IDMP-DURATION 5;!XIDMPRECORD x p i 1-1",
+    {"XADD x 1-1 a 1;XADD x 2-1 a 1;XGROUP CREATE x g 0;XGROUP CREATECONSUMER x g c;XCLAIM x g d 0 1-1 2-1 "
+     "TIME 5 RETRYCOUNT 2 FORCE JUSTID LASTID 2-1;XACK x g 1-1;XGROUP SETID x g 1-1;XACKDEL x g IDS 1 "
+     "2-1;XDELEX x IDS 1 1-1;XGROUP DELCONSUMER x g c;?XAUTOCLAIM x g c 0 0;?XREADGROUP GROUP g c STREAMS x "
+     ">;?XCFGSET x IDMP-DURATION 5;!XIDMPRECORD x p i 1-1",
      "x~[last 2-1 group g consumer d]"},
     /* multi */
-    {"MULTI;SET a 1;SET b 2;EXEC;SET c 3",
-     "a=1; b=2; c=3"},
-    {"MULTI;SET a 1;MULTI;SET b 2;EXEC",
-     "a=1; b=2"},
-    {"MULTI;SET a 1;DISCARD;SET b 2;EXEC",
-     "a=1; b=2"},
-    {"EXEC;SET a 1;EXEC",
-     "a=1"},
-    {"MULTI;SET a 1;INCR a;SELECT 2;SET b 1;EXEC;SET c 1",
-     "a=2; 2/b=1; 2/c=1"},
-    {"MULTI;SET a 1",
-     ""},
-    {"MULTI;SET a x;INCR a;SET b 1;EXEC",
-     "a=x; b=1"},
-    {"MULTI;EXEC;DISCARD;SET a 1",
-     "a=1"},
-    {"WATCH a;GET a;PING;PUBLISH a b;UNWATCH;TIME",
-     ""},
-    {"set a 1;SeT b 2;sElEcT 1;seT a 3",
-     "a=1; b=2; 1/a=3"},
+    {"MULTI;SET a 1;SET b 2;EXEC;SET c 3", "a=1; b=2; c=3"},
+    {"MULTI;SET a 1;MULTI;SET b 2;EXEC", "a=1; b=2"},
+    {"MULTI;SET a 1;DISCARD;SET b 2;EXEC", "a=1; b=2"},
+    {"EXEC;SET a 1;EXEC", "a=1"},
+    {"MULTI;SET a 1;INCR a;SELECT 2;SET b 1;EXEC;SET c 1", "a=2; 2/b=1; 2/c=1"},
+    {"MULTI;SET a 1", ""},
+    {"MULTI;SET a x;INCR a;SET b 1;EXEC", "a=x; b=1"},
+    {"MULTI;EXEC;DISCARD;SET a 1", "a=1"},
+    {"WATCH a;GET a;PING;PUBLISH a b;UNWATCH;TIME", ""},
+    {"set a 1;SeT b 2;sElEcT 1;seT a 3", "a=1; b=2; 1/a=3"},
 };
 
 TEST(commands_do_what_servers_do) {
@@ -523,8 +567,11 @@ static void read_rdb(bench *b, const tk_bytes *in) {
     rdbkit_keyspace_file_end(b->ks); /* back to database 0 */
 }
 
-#define ALL_TYPES "SET s text;SET n 12345;RPUSH l a b;SADD i 1 2;SADD t a b;ZADD z 1 a 2 b;HSET h f v;HSETEX e PXAT 4000000000000 FIELDS 1 f v;" \
-    "XADD x 1-1 f v;XGROUP CREATE x g 0;PEXPIREAT l 4000000000000;SELECT 3;SET other 1;FUNCTION LOAD \"#!lua name=lib\\ncode\";SELECT 0"
+#define ALL_TYPES                                                                                       \
+    "SET s text;SET n 12345;RPUSH l a b;SADD i 1 2;SADD t a b;ZADD z 1 a 2 b;HSET h f v;HSETEX e PXAT " \
+    "4000000000000 FIELDS 1 f v;"                                                                       \
+    "XADD x 1-1 f v;XGROUP CREATE x g 0;PEXPIREAT l 4000000000000;SELECT 3;SET other 1;FUNCTION LOAD "  \
+    "\"#!lua name=lib\\ncode\";SELECT 0"
 
 TEST(untouched_values_go_out_as_they_came) {
     static const char *const targets[] = {"redis-7.4", "redis-8", "valkey-9"};
@@ -546,12 +593,16 @@ TEST(untouched_values_go_out_as_they_came) {
 
 TEST(frozen_values_thaw_for_a_command) {
     static const line thaws[] = {
-        {"APPEND s x;INCR n;RPUSH l c;SADD i 3;SADD t c;ZADD z 3 c;HSET h g w;HSET e g w;XADD x 2-1 f v", NULL},
-        {"GETSET s x;DECRBY n 5;LPOP l;SREM i 1;SPOP t 2;ZPOPMIN z;HDEL h f;HPERSIST e FIELDS 1 f;XDEL x 1-1", NULL},
+        {"APPEND s x;INCR n;RPUSH l c;SADD i 3;SADD t c;ZADD z 3 c;HSET h g w;HSET e g w;XADD x 2-1 f v",
+         NULL},
+        {"GETSET s x;DECRBY n 5;LPOP l;SREM i 1;SPOP t 2;ZPOPMIN z;HDEL h f;HPERSIST e FIELDS 1 f;XDEL x 1-1",
+         NULL},
         {"COPY s s2;COPY n n2;COPY l l2;COPY i i2;COPY t t2;COPY z z2;COPY h h2;COPY e e2;COPY x x2", NULL},
         {"RENAME s s2;RENAME n n2;RENAME l l2;MOVE i 1;RENAME z z2;RENAMENX e e2;SWAPDB 0 3", NULL},
         {"!RPUSH s a;!APPEND l a;!SADD l a;!ZADD i 1 a;!HSET z a b;!XADD h 1-1 f v;!INCR x;!LPOP e", NULL},
-        {"SUNIONSTORE u i t;ZUNIONSTORE v 2 z t;SORT l ALPHA STORE m;SETRANGE n 1 x;PFADD p a;BITOP NOT q s;DEL p q", NULL},
+        {"SUNIONSTORE u i t;ZUNIONSTORE v 2 z t;SORT l ALPHA STORE m;SETRANGE n 1 x;PFADD p a;BITOP NOT q "
+         "s;DEL p q",
+         NULL},
     };
     for (size_t i = 0; i < N_OF(thaws); i++) { /* what is frozen and what is not have to give the same */
         bench live, frozen;
@@ -580,8 +631,12 @@ static void payload(tk_bytes *b, int type, const char *value, size_t len, unsign
     tk_le(b, tk_crc64(b->data, b->len), 8);
 }
 
-static int restore(bench *b, const char *command, const char *key, const char *ttl, const tk_bytes *p, const char *option) {
-    rdbkit_str a[8] = {{command, strlen(command)}, {key, strlen(key)}, {ttl, strlen(ttl)}, {(const char *)p->data, p->len}};
+static int restore(bench *b, const char *command, const char *key, const char *ttl, const tk_bytes *p,
+                   const char *option) {
+    rdbkit_str a[8] = {{command, strlen(command)},
+                       {key, strlen(key)},
+                       {ttl, strlen(ttl)},
+                       {(const char *)p->data, p->len}};
     size_t n = 4;
     for (; option && *option && n < 8; n++) {
         const size_t len = strcspn(option, " ");
@@ -646,7 +701,10 @@ TEST(damaged_payloads_are_refused) {
 }
 
 static int function_restore(bench *b, const tk_bytes *p, const char *policy) {
-    const rdbkit_str a[4] = {{"FUNCTION", 8}, {"RESTORE", 7}, {(const char *)p->data, p->len}, {policy, policy ? strlen(policy) : 0}};
+    const rdbkit_str a[4] = {{"FUNCTION", 8},
+                             {"RESTORE", 7},
+                             {(const char *)p->data, p->len},
+                             {policy, policy ? strlen(policy) : 0}};
     const uint64_t before = b->told[RDBKIT_REPLAY_REFUSED];
     assert_int_equal(run_args(b, a, policy ? 4 : 3), 0);
     return b->told[RDBKIT_REPLAY_REFUSED] == before;
@@ -753,10 +811,20 @@ TEST(names_and_arguments_are_checked) {
         const char *name;
         size_t argc;
         int status;
-    } checks[] = {{"GET", 1, RDBKIT_OK}, {"SET", 2, RDBKIT_ERR_DAMAGED}, {"SET", 3, RDBKIT_OK}, {"set", 9, RDBKIT_OK},
-                  {"INCR", 3, RDBKIT_ERR_DAMAGED}, {"MULTI", 1, RDBKIT_OK}, {"multi", 2, RDBKIT_ERR_DAMAGED}, {"EXEC", 1, RDBKIT_OK},
-                  {"EXEC", 2, RDBKIT_ERR_DAMAGED}, {"FOO", 1, RDBKIT_ERR_UNSUPPORTED}, {"", 1, RDBKIT_ERR_UNSUPPORTED},
-                  {"SE", 3, RDBKIT_ERR_UNSUPPORTED}, {"SETT", 3, RDBKIT_ERR_UNSUPPORTED}, {"SET", 0, RDBKIT_ERR_DAMAGED}};
+    } checks[] = {{"GET", 1, RDBKIT_OK},
+                  {"SET", 2, RDBKIT_ERR_DAMAGED},
+                  {"SET", 3, RDBKIT_OK},
+                  {"set", 9, RDBKIT_OK},
+                  {"INCR", 3, RDBKIT_ERR_DAMAGED},
+                  {"MULTI", 1, RDBKIT_OK},
+                  {"multi", 2, RDBKIT_ERR_DAMAGED},
+                  {"EXEC", 1, RDBKIT_OK},
+                  {"EXEC", 2, RDBKIT_ERR_DAMAGED},
+                  {"FOO", 1, RDBKIT_ERR_UNSUPPORTED},
+                  {"", 1, RDBKIT_ERR_UNSUPPORTED},
+                  {"SE", 3, RDBKIT_ERR_UNSUPPORTED},
+                  {"SETT", 3, RDBKIT_ERR_UNSUPPORTED},
+                  {"SET", 0, RDBKIT_ERR_DAMAGED}};
     for (size_t i = 0; i < N_OF(checks); i++) {
         rdbkit_str a[16];
         for (size_t j = 0; j < 16; j++) a[j] = (rdbkit_str){"x", 1};

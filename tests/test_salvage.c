@@ -80,15 +80,14 @@ static void salvage(outcome *o, const unsigned char *data, size_t len, const rdb
     r = rdbkit_reader_new(&ro, &v);
     assert_non_null(r);
     const int st = rdbkit_reader_feed(r, o->out.data, o->out.len);
-    if (st != RDBKIT_DONE) fail_msg("what was saved is not sound: %d, %s", st, rdbkit_reader_error(r)->message);
+    if (st != RDBKIT_DONE)
+        fail_msg("what was saved is not sound: %d, %s", st, rdbkit_reader_error(r)->message);
     assert_int_equal(rdbkit_reader_keys(r), o->kept);
     rdbkit_reader_free(r);
     tk_u8(&o->kept_names, 0), tk_u8(&o->lost_names, 0);
 }
 
-static void drop(outcome *o) {
-    tk_drop(&o->out), tk_drop(&o->kept_names), tk_drop(&o->lost_names);
-}
+static void drop(outcome *o) { tk_drop(&o->out), tk_drop(&o->kept_names), tk_drop(&o->lost_names); }
 
 /* ---- Packed values that are damaged ---- */
 
@@ -96,7 +95,8 @@ static const unsigned char listpack[] = {13, 0, 0, 0, 2, 0, 0x81, 'a', 2, 0x81, 
 static const unsigned char ziplist[] = {17, 0, 0, 0, 13, 0, 0, 0, 2, 0, 0, 1, 'a', 3, 1, 'b', 0xff};
 static const unsigned char intset[] = {2, 0, 0, 0, 2, 0, 0, 0, 1, 0, 2, 0};
 static const unsigned char quicklist_node[] = {10, 0, 0, 0, 1, 0, 0x81, 'a', 2, 0xff};
-static const unsigned char stream_node[] = {22, 0, 0, 0, 8, 0, 1, 1, 0, 1, 1, 1, 0x81, 'f', 2, 0, 1, 2, 1, 0, 1, 0xff};
+static const unsigned char stream_node[] = {22, 0,    0,   0, 8, 0, 1, 1, 0, 1, 1,
+                                            1,  0x81, 'f', 2, 0, 1, 2, 1, 0, 1, 0xff};
 
 static void blob_key(tk_bytes *b, int type, const char *name, const unsigned char *blob, size_t len) {
     tk_u8(b, (unsigned)type);
@@ -120,10 +120,18 @@ TEST(damaged_blob_costs_its_own_key_alone) {
         int type;
         const unsigned char *blob;
         size_t len, at; /* the byte that is made 0x7f */
-    } rows[] = {{16, listpack, sizeof listpack, 0}, {16, listpack, sizeof listpack, 6}, {16, listpack, sizeof listpack, 12},
-                {20, listpack, sizeof listpack, 4}, {17, listpack, sizeof listpack, 8}, {13, ziplist, sizeof ziplist, 0},
-                {13, ziplist, sizeof ziplist, 11},  {10, ziplist, sizeof ziplist, 16},  {12, ziplist, sizeof ziplist, 13},
-                {11, intset, sizeof intset, 0},     {11, intset, sizeof intset, 4},     {18, quicklist_node, sizeof quicklist_node, 0},
+    } rows[] = {{16, listpack, sizeof listpack, 0},
+                {16, listpack, sizeof listpack, 6},
+                {16, listpack, sizeof listpack, 12},
+                {20, listpack, sizeof listpack, 4},
+                {17, listpack, sizeof listpack, 8},
+                {13, ziplist, sizeof ziplist, 0},
+                {13, ziplist, sizeof ziplist, 11},
+                {10, ziplist, sizeof ziplist, 16},
+                {12, ziplist, sizeof ziplist, 13},
+                {11, intset, sizeof intset, 0},
+                {11, intset, sizeof intset, 4},
+                {18, quicklist_node, sizeof quicklist_node, 0},
                 {18, quicklist_node, sizeof quicklist_node, 6}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         tk_bytes b = {NULL, 0, 0};

@@ -106,7 +106,7 @@ static u32 model_find(u32 key) {
 static void model_insert(u32 at, u32 key, u32 value, double score, i64 expiry) {
     for (u32 i = m.n; i > at; i--)
         m.key[i] = m.key[i - 1], m.value[i] = m.value[i - 1], m.score[i] = m.score[i - 1],
-            m.expiry[i] = m.expiry[i - 1];
+        m.expiry[i] = m.expiry[i - 1];
     m.key[at] = key, m.value[at] = value, m.score[at] = score, m.expiry[at] = expiry;
     m.n++;
 }
@@ -114,7 +114,7 @@ static void model_insert(u32 at, u32 key, u32 value, double score, i64 expiry) {
 static void model_remove(u32 at, u32 n) {
     for (u32 i = at; i + n < m.n; i++)
         m.key[i] = m.key[i + n], m.value[i] = m.value[i + n], m.score[i] = m.score[i + n],
-            m.expiry[i] = m.expiry[i + n];
+        m.expiry[i] = m.expiry[i + n];
     m.n -= n;
 }
 
@@ -157,8 +157,8 @@ static void seq_keeps_items_in_order(u32 steps, u32 range) {
 static void seq_of_items_at_length_steps(void **state) {
     (void)state;
     static u8 big[2100000];
-    for (u32 len = 120; len < 2100000; len += len < 300 || (len > 16300 && len < 16500) ||
-         len > 2097140 ? 1 : len / 5) {
+    for (u32 len = 120; len < 2100000;
+         len += len < 300 || (len > 16300 && len < 16500) || len > 2097140 ? 1 : len / 5) {
         seq_items s = {NULL, 0, 0, 0, 0};
         const rdbkit_str item = {(const char *)big, len}, x = {"x", 1};
         CHECK(seq_insert(&counted, &s, 0, x) == 0 && seq_insert(&counted, &s, s.end, item) == 0);
@@ -199,8 +199,8 @@ static void check_tab(const tab *t, u64 seed) {
     const test_item *item;
     CHECK(t->live == m.n);
     for (u32 n = 0; (item = tab_next(t, &i)) != NULL; n++) CHECK(n < m.n && item->key == m.key[n]);
-    for (u32 n = 0; n < m.n; n++) CHECK(tab_get(t, seed, text(m.key[n])) == t->item[tab_find(t, seed,
-                                                                                             text(m.key[n]))]);
+    for (u32 n = 0; n < m.n; n++)
+        CHECK(tab_get(t, seed, text(m.key[n])) == t->item[tab_find(t, seed, text(m.key[n]))]);
 }
 
 static void tab_keeps_order_of_insertion(u32 steps, u32 range, u32 grow) {
@@ -259,8 +259,8 @@ static void list_keeps_items_in_order(u32 steps, u32 range) {
             const int front = rnd(3) == 0;
             if (obj_list_push(&env, l, front, text(key)) == 0) model_insert(front ? 0 : m.n, key, 0, 0, 0);
         } else if (what < 22 && m.n < 3000) {
-            if (obj_list_insert(&env, l, obj_list_index(l, at), text(key)) == 0) model_insert(at, key, 0, 0,
-                                                                                              0);
+            if (obj_list_insert(&env, l, obj_list_index(l, at), text(key)) == 0)
+                model_insert(at, key, 0, 0, 0);
         } else if (what < 31 && at < m.n) {
             const obj_list_at next = obj_list_remove(&env, l, obj_list_index(l, at));
             model_remove(at, 1);
@@ -396,8 +396,8 @@ static void check_zset(const obj_coll *z) {
 }
 
 static double some_score(int kind) {
-    static const double odd[] = {INFINITY, -INFINITY, 0.0, -0.0, 5e-324, -5e-324, 1.7976931348623157e308,
-                                 -1.7976931348623157e308};
+    static const double odd[] =
+        {INFINITY, -INFINITY, 0.0, -0.0, 5e-324, -5e-324, 1.7976931348623157e308, -1.7976931348623157e308};
     if (kind == 0) return 7;
     if (kind == 1 && rnd(8) == 0) return odd[rnd(8)];
     return kind == 1 ? (double)rnd(9) - 4 : (double)rnd(1000000);

@@ -117,10 +117,11 @@ static const char *type_of(const char *target, int type, int n, size_t len, int 
         snprintf(text[0], sizeof text[0], ints ? "%d" : "e%d", ints ? i * ints : i);
         for (size_t at = strlen(text[0]); !ints && at < len; at++) text[0][at] = 'x', text[0][at + 1] = 0;
         rdbkit_str s = str(text[0]);
-        int st = k.type->shape == RDBKIT_LIST   ? v->list_item(v->user, s)
-                 : k.type->shape == RDBKIT_SET  ? v->set_member(v->user, s)
-                 : k.type->shape == RDBKIT_ZSET ? v->zset_member(v->user, s, i / 2.0)
-                                                : v->hash_field(v->user, s, str("v"), type == FMT_HASH_2 ? 5000 + i : -1);
+        int st = k.type->shape == RDBKIT_LIST  ? v->list_item(v->user, s)
+                 : k.type->shape == RDBKIT_SET ? v->set_member(v->user, s)
+                 : k.type->shape == RDBKIT_ZSET
+                     ? v->zset_member(v->user, s, i / 2.0)
+                     : v->hash_field(v->user, s, str("v"), type == FMT_HASH_2 ? 5000 + i : -1);
         assert_int_equal(st, RDBKIT_OK);
     }
     assert_int_equal(v->key_end(v->user), RDBKIT_OK);
@@ -141,19 +142,32 @@ static void writer_chooses_the_encoding_that_the_server_would(void **state) {
         int ints;
         const char *wanted;
     } row[] = {
-        {"redis-4.0", FMT_HASH, 512, 64, 0, "hash-ziplist"},      {"redis-4.0", FMT_HASH, 513, 1, 0, "hash"},
-        {"redis-4.0", FMT_HASH, 2, 65, 0, "hash"},                {"redis-7.0", FMT_HASH, 512, 64, 0, "hash-listpack"},
-        {"valkey-8", FMT_HASH, 513, 1, 0, "hash"},                {"redis-6.2", FMT_ZSET_2, 128, 64, 0, "zset-ziplist"},
-        {"redis-6.2", FMT_ZSET_2, 129, 1, 0, "zset-2"},           {"redis-7.0", FMT_ZSET_2, 128, 64, 0, "zset-listpack"},
-        {"redis-7.0", FMT_ZSET_2, 1, 65, 0, "zset-2"},            {"redis-7.0", FMT_SET, 3, 1, 0, "set"},
-        {"redis-7.2", FMT_SET, 128, 64, 0, "set-listpack"},       {"redis-7.2", FMT_SET, 129, 1, 0, "set"},
-        {"redis-7.2", FMT_SET, 1, 65, 0, "set"},                  {"redis-4.0", FMT_SET, 512, 0, 7, "set-intset"},
-        {"redis-4.0", FMT_SET, 513, 0, 7, "set"},                 {"valkey-9", FMT_SET, 512, 0, 7, "set-intset"},
-        {"redis-6.0", FMT_LIST, 3, 1, 0, "list-quicklist"},       {"redis-6.0", FMT_LIST, 3, 9000, 0, "list-quicklist"},
-        {"redis-7.0", FMT_LIST, 900, 50, 0, "list-quicklist-2"},  {"redis-8.0", FMT_LIST, 3, 9000, 0, "list-quicklist-2"},
-        {"redis-8.0", FMT_HASH_2, 512, 9, 0, "hash-listpack-ex"}, {"redis-8.0", FMT_HASH_2, 513, 9, 0, "hash-metadata"},
-        {"valkey-9", FMT_HASH_2, 3, 9, 0, "hash-2"},              {"valkey-9", FMT_HASH, 3, 9, 0, "hash-listpack"},
-        {"valkey-8", FMT_LIST, 0, 0, 0, "nothing"},               {"valkey-8", FMT_SET, 0, 0, 0, "nothing"},
+        {"redis-4.0", FMT_HASH, 512, 64, 0, "hash-ziplist"},
+        {"redis-4.0", FMT_HASH, 513, 1, 0, "hash"},
+        {"redis-4.0", FMT_HASH, 2, 65, 0, "hash"},
+        {"redis-7.0", FMT_HASH, 512, 64, 0, "hash-listpack"},
+        {"valkey-8", FMT_HASH, 513, 1, 0, "hash"},
+        {"redis-6.2", FMT_ZSET_2, 128, 64, 0, "zset-ziplist"},
+        {"redis-6.2", FMT_ZSET_2, 129, 1, 0, "zset-2"},
+        {"redis-7.0", FMT_ZSET_2, 128, 64, 0, "zset-listpack"},
+        {"redis-7.0", FMT_ZSET_2, 1, 65, 0, "zset-2"},
+        {"redis-7.0", FMT_SET, 3, 1, 0, "set"},
+        {"redis-7.2", FMT_SET, 128, 64, 0, "set-listpack"},
+        {"redis-7.2", FMT_SET, 129, 1, 0, "set"},
+        {"redis-7.2", FMT_SET, 1, 65, 0, "set"},
+        {"redis-4.0", FMT_SET, 512, 0, 7, "set-intset"},
+        {"redis-4.0", FMT_SET, 513, 0, 7, "set"},
+        {"valkey-9", FMT_SET, 512, 0, 7, "set-intset"},
+        {"redis-6.0", FMT_LIST, 3, 1, 0, "list-quicklist"},
+        {"redis-6.0", FMT_LIST, 3, 9000, 0, "list-quicklist"},
+        {"redis-7.0", FMT_LIST, 900, 50, 0, "list-quicklist-2"},
+        {"redis-8.0", FMT_LIST, 3, 9000, 0, "list-quicklist-2"},
+        {"redis-8.0", FMT_HASH_2, 512, 9, 0, "hash-listpack-ex"},
+        {"redis-8.0", FMT_HASH_2, 513, 9, 0, "hash-metadata"},
+        {"valkey-9", FMT_HASH_2, 3, 9, 0, "hash-2"},
+        {"valkey-9", FMT_HASH, 3, 9, 0, "hash-listpack"},
+        {"valkey-8", FMT_LIST, 0, 0, 0, "nothing"},
+        {"valkey-8", FMT_SET, 0, 0, 0, "nothing"},
     };
     for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
         const char *got = type_of(row[i].target, row[i].type, row[i].n, row[i].len, row[i].ints);
@@ -181,10 +195,13 @@ static void writer_makes_a_file_from_nothing_that_reads_back(void **state) {
         assert_int_equal(v->key_end(v->user), 0);
         assert_int_equal(v->end(v->user, 0), 0);
         rdbkit_writer_free(w);
-        const char *zset = i < 4 ? "zset-ziplist" : "zset-listpack", *hash = i < 4 ? "hash-ziplist" : "hash-listpack";
+        const char *zset = i < 4 ? "zset-ziplist" : "zset-listpack",
+                   *hash = i < 4 ? "hash-ziplist" : "hash-listpack";
         char want[400];
-        snprintf(want, sizeof want,
-                 "[string@0 ttl=4102444800000 key s ; 12345 ;[%s@3 key z ; a -3; b 2.5; inf inf;[%s@3 key h ; f ;", zset, hash);
+        snprintf(
+            want, sizeof want,
+            "[string@0 ttl=4102444800000 key s ; 12345 ;[%s@3 key z ; a -3; b 2.5; inf inf;[%s@3 key h ; f ;",
+            zset, hash);
         assert_string_equal(read_back(&file), want);
     }
 }
@@ -210,7 +227,8 @@ static void writer_counts_field_expiry_from_the_smallest_and_sorts_it(void **sta
     v->end(v->user, 0);
     rdbkit_writer_free(w);
     const char *got = read_back(&file);
-    assert_non_null(strstr(got, "hash-listpack-ex@0 key h ; f2 v;@5000  ; f3 v;@6000  ; f0 v;@7000  ; f1 v;"));
+    assert_non_null(
+        strstr(got, "hash-listpack-ex@0 key h ; f2 v;@5000  ; f3 v;@6000  ; f0 v;@7000  ; f1 v;"));
     assert_non_null(strstr(got, "hash-metadata@0 key g ; f0 x"));
     assert_null(strstr(got, "ERROR"));
 }
@@ -222,9 +240,20 @@ static void writer_keeps_groups_of_a_stream_made_from_nothing(void **state) {
         rdbkit_writer *w = writer_for(targets[i], NULL);
         const rdbkit_visitor *v = rdbkit_writer_visitor(w);
         rdbkit_key k = key_of("a name that is not in the file as bytes", FMT_STREAM);
-        const rdbkit_stream_info info = {.length = 1, .last_id = {5, 6}, .first_id = {1, 2}, .entries_added = 1, .groups = 1};
-        const rdbkit_stream_group group = {.name = str("g"), .last_id = {1, 2}, .entries_read = 1, .pending = 1, .consumers = 1};
-        const rdbkit_stream_consumer consumer = {.name = str("c"), .seen_ms = 7, .active_ms = 7, .pending = 1};
+        const rdbkit_stream_info info = {.length = 1,
+                                         .last_id = {5, 6},
+                                         .first_id = {1, 2},
+                                         .entries_added = 1,
+                                         .groups = 1};
+        const rdbkit_stream_group group = {.name = str("g"),
+                                           .last_id = {1, 2},
+                                           .entries_read = 1,
+                                           .pending = 1,
+                                           .consumers = 1};
+        const rdbkit_stream_consumer consumer = {.name = str("c"),
+                                                 .seen_ms = 7,
+                                                 .active_ms = 7,
+                                                 .pending = 1};
         const rdbkit_stream_pending pending = {.id = {1, 2}, .delivery_ms = 8, .delivery_count = 9};
         assert_int_equal(v->key(v->user, &k), 0);
         assert_int_equal(v->stream_entry(v->user, (rdbkit_stream_id){1, 2}, 1), 0);
@@ -275,7 +304,8 @@ static void note_loss(void *ctx, const rdbkit_key_loss *l) {
 }
 
 static void writer_tells_the_losses_of_each_key_at_its_end(void **state) {
-    static const char want[] = "function lib@-1 1;field-expiry a@16 2;db-number a@16 1;field-expiry bb@16 1;stream s@3 1;";
+    static const char want[] =
+        "function lib@-1 1;field-expiry a@16 2;db-number a@16 1;field-expiry bb@16 1;stream s@3 1;";
     static char got[4096];
     (void)state;
     got[0] = 0;
