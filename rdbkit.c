@@ -6851,37 +6851,51 @@ static int json_finish(rdbkit_json *s) {
 /* ==== [26] rep_ : check: what occurs twice ====
  *
  * A server dies of a key that stands twice in a file, and of a field or member that stands twice in a value. To
- * see that in a file of any size in little memory, each key leaves a record of 16 bytes: 64 bits of its hash,
- * then 16 bits more and the 48-bit offset of its record. Records go to one of 128 parts by their first bits, and
- * the parts to the spill in chunks; at the end each part is looked through on its own, in as many passes as the
- * table needs. Fields and members of small collections are looked at on the spot, those of large ones leave
- * records too, hashed together with the offset of their key. Memory: 2 MiB; without a spill, 16 bytes a record.
+ * see that in a file of any size in little memory, each key leaves a record of 12 bytes: 64 bits of its hash, and
+ * where it stands, counted from the first of its chunk. Seven bits more of the hash say which of 128 parts it goes
+ * to, and the parts go to the spill in chunks; at the end each part is looked through on its own, in as many passes
+ * as the table needs. Fields and members of small collections are looked at on the spot, those of large ones leave
+ * records too, hashed together with the offset of their key. Memory: 2 MiB; without a spill, 12 bytes a record.
  * Tests: tests/test_api.c, tests/test_fixtures.c */
 
 #define REP_PARTS 128
-#define REP_CHUNK 511                /* records in a chunk; the 512th place is the link */
+#define REP_CHUNK 681                /* records in a chunk of 8 KiB */
+#define REP_BATCH 8                  /* chunks that are written out together: many small writes cost more */
 #define REP_SLOTS ((size_t)1 << 16)  /* of the table that a part is looked through with: stays in the cache */
 #define REP_PASS (REP_SLOTS / 8 * 5) /* records in it at the most */
 #define REP_LOCAL 1024               /* fields looked at on the spot */
 #define REP_LOCAL_SLOTS (2 * REP_LOCAL)
 #define REP_SHOWN 16
-#define REP_OFF_MASK (((u64)1 << 48) - 1)
+
+/* A key, or a field: then off is that of its key. */
+typedef struct rep_item {
+    u64 hash;
+    u64 off;
+    unsigned part; /* seven more bits of hash */
+} rep_item;
 
 typedef struct rep_record {
-    u64 hash;
-    u64 more; /* 16 bits of hash, 48 of offset */
+    u32 hash_lo, hash_hi;
+    u32 off; /* from the chunk's base */
 } rep_record;
 
-/* What is written out: full but for the last of a part. */
+/* What is written out: full, unless the offsets lie far apart. */
 typedef struct rep_chunk {
-    rep_record records[REP_CHUNK];
+    u64 base; /* offset of the first item */
     u64 prev; /* number of the chunk before it in the same part, counted from 1; 0: none */
-    u64 n;
+    u32 n;
+    rep_record records[REP_CHUNK];
 } rep_chunk;
 
+/* A chunk that is being filled. They do not lie 8 KiB apart: the ends of all would share a few lines of the cache. */
+typedef struct rep_part {
+    rep_chunk chunk;
+    u8 apart[320];
+} rep_part;
+
 typedef struct rep_slot {
-    rep_record r;
-    u64 epoch;
+    u64 hash;
+    u64 at; /* table: 1 + offset, 0 if empty; local: the collection that it is of, times REP_PARTS, and the part */
 } rep_slot;
 
 struct rdbkit_check {
@@ -6889,9 +6903,10 @@ struct rdbkit_check {
     rdbkit_spill spill;
     int have_spill;
     rdbkit_visitor visitor;
-    rep_chunk *parts; /* the chunks being filled */
-    mem_buf full;     /* full chunks, where there is no spill */
-    u64 chunks;       /* how many */
+    rep_part *parts;
+    mem_buf full; /* chunks that are not in the spill: those of a batch, or all */
+    u64 chunks;   /* how many there are in all */
+    u64 spilled;  /* of these in the spill */
     u64 counts[REP_PARTS];
     u64 key_off;
     u64 fields; /* of the collection at hand, as far as they are looked at */
@@ -6901,43 +6916,51 @@ struct rdbkit_check {
     rdbkit_duplicate shown[REP_SHOWN];
 };
 
-static void rep_found(rdbkit_check *c, rep_record x, rep_record y) {
+static void rep_found(rdbkit_check *c, u64 a, u64 b) {
     if (c->found++ >= REP_SHOWN) return;
     rdbkit_duplicate *d = &c->shown[c->found - 1];
-    u64 a = x.more & REP_OFF_MASK, b = y.more & REP_OFF_MASK;
     d->first_off = a < b ? a : b;
     d->second_off = a < b ? b : a;
     d->field = a == b;
 }
 
-static int rep_same(rep_record x, rep_record y) {
-    return x.hash == y.hash && !((x.more ^ y.more) & ~REP_OFF_MASK);
-}
-
-/* A part's chunk is full. */
-static PORT_NOINLINE int rep_chunk_out(rdbkit_check *c, rep_chunk *part) {
-    if (!c->have_spill) {
-        if (mem_buf_add(&c->mem, &c->full, part, sizeof *part)) return RDBKIT_ERR_NOMEM;
-    } else if (c->spill.write(c->spill.ctx, part, sizeof *part)) {
-        return RDBKIT_ERR_IO;
-    }
-    c->counts[part - c->parts] += part->n;
-    part->prev = ++c->chunks;
-    part->n = 0;
+/* Write the chunks of a batch. */
+static int rep_batch_out(rdbkit_check *c) {
+    if (!c->full.len) return 0;
+    if (c->spill.write(c->spill.ctx, c->full.data, c->full.len)) return RDBKIT_ERR_IO;
+    c->spilled = c->chunks;
+    c->full.len = 0;
     return 0;
 }
 
-PORT_INLINE int rep_add(rdbkit_check *c, rep_record x) {
-    rep_chunk *part = &c->parts[x.hash >> 57];
-    part->records[part->n++] = x;
-    return PORT_UNLIKELY(part->n == REP_CHUNK) ? rep_chunk_out(c, part) : 0;
+/* A part's chunk is full. */
+static PORT_NOINLINE int rep_chunk_out(rdbkit_check *c, rep_part *part) {
+    rep_chunk *chunk = &part->chunk;
+    if (mem_buf_add(&c->mem, &c->full, chunk, sizeof *chunk)) return RDBKIT_ERR_NOMEM;
+    c->counts[part - c->parts] += chunk->n;
+    chunk->prev = ++c->chunks;
+    chunk->n = 0;
+    return c->have_spill && c->full.len >= REP_BATCH * sizeof *chunk ? rep_batch_out(c) : 0;
 }
 
-PORT_INLINE rep_record rep_record_of(u64 seed, u64 off, rdbkit_str s) {
-    rep_record x;
+PORT_INLINE int rep_add(rdbkit_check *c, rep_item x) {
+    rep_part *part = &c->parts[x.part];
+    rep_chunk *chunk = &part->chunk;
+    if (PORT_UNLIKELY(chunk->n && x.off - chunk->base > UINT32_MAX)) { /* or before it: a second file */
+        const int st = rep_chunk_out(c, part);
+        if (st) return st;
+    }
+    if (!chunk->n) chunk->base = x.off;
+    rep_record *r = &chunk->records[chunk->n++];
+    r->hash_lo = (u32)x.hash, r->hash_hi = (u32)(x.hash >> 32), r->off = (u32)(x.off - chunk->base);
+    return PORT_UNLIKELY(chunk->n == REP_CHUNK) ? rep_chunk_out(c, part) : 0;
+}
+
+PORT_INLINE rep_item rep_item_of(u64 seed, u64 off, rdbkit_str s) {
+    rep_item x = {0, off, 0};
     u64 more;
     port_hash(seed, s, &x.hash, &more); /* which an enemy can fool: findings are confirmed by reading */
-    x.more = (more & ~REP_OFF_MASK) | (off & REP_OFF_MASK);
+    x.part = (unsigned)(more >> 57);
     return x;
 }
 
@@ -6946,33 +6969,36 @@ static int rep_key(void *user, const rdbkit_key *key) {
     c->key_off = key->offset;
     c->fields = 0;
     c->epoch++;
-    return rep_add(c, rep_record_of(key->db, key->offset, key->name));
+    return rep_add(c, rep_item_of(key->db, key->offset, key->name));
 }
 
 /* The collection is too large to be looked at on the spot: what was seen of it so far leaves records. */
 static int rep_leave_local(rdbkit_check *c) {
-    for (size_t i = 0; i < REP_LOCAL_SLOTS; i++)
-        if (c->local[i].epoch == c->epoch && rep_add(c, c->local[i].r)) return RDBKIT_ERR_IO;
+    for (const rep_slot *s = c->local; s < c->local + REP_LOCAL_SLOTS; s++) {
+        const rep_item x = {s->hash, c->key_off, (unsigned)(s->at % REP_PARTS)};
+        const int st = s->at / REP_PARTS == c->epoch ? rep_add(c, x) : 0;
+        if (st) return st;
+    }
     return 0;
 }
 
 static int rep_field(rdbkit_check *c, rdbkit_str s) {
-    rep_record x = rep_record_of(~c->key_off, c->key_off, s);
+    const rep_item x = rep_item_of(~c->key_off, c->key_off, s);
     if (c->fields == REP_LOCAL) {
         int st = rep_leave_local(c);
         if (st) return st;
     }
     if (c->fields++ >= REP_LOCAL) return rep_add(c, x);
     rep_slot *slot = &c->local[x.hash % REP_LOCAL_SLOTS];
-    while (slot->epoch == c->epoch) {
-        if (rep_same(slot->r, x)) {
-            rep_found(c, slot->r, x);
+    const u64 own = c->epoch * REP_PARTS + x.part;
+    while (slot->at / REP_PARTS == c->epoch) {
+        if (slot->hash == x.hash && slot->at == own) {
+            rep_found(c, x.off, x.off);
             return 0;
         }
         if (++slot == c->local + REP_LOCAL_SLOTS) slot = c->local;
     }
-    slot->r = x;
-    slot->epoch = c->epoch;
+    slot->hash = x.hash, slot->at = own;
     return 0;
 }
 
@@ -6988,29 +7014,29 @@ static int rep_hash_field(void *user, rdbkit_str field, rdbkit_str value, int64_
     return rep_field(user, field);
 }
 
-/* The number-th full chunk, from 1. */
+/* The number-th chunk, from 1. */
 static int rep_chunk_in(rdbkit_check *c, u64 number, rep_chunk *out) {
-    u64 off = (number - 1) * sizeof *out;
-    if (c->have_spill) return c->spill.read(c->spill.ctx, off, out, sizeof *out) ? RDBKIT_ERR_IO : 0;
-    memcpy(out, c->full.data + off, sizeof *out);
+    const u64 off = (number - 1) * sizeof *out, spilled = c->spilled * sizeof *out;
+    if (off < spilled) return c->spill.read(c->spill.ctx, off, out, sizeof *out) ? RDBKIT_ERR_IO : 0;
+    memcpy(out, c->full.data + (off - spilled), sizeof *out);
     return 0;
 }
 
-/* Put those of a chunk's records whose turn it is into the table; what is there already is a duplicate. An offset is
- * never 0 (a header comes first), so an empty place has none. */
-static void rep_table_add(rdbkit_check *c, rep_record *table, const rep_chunk *chunk, u64 pass, u64 passes) {
-    for (u64 i = 0; i < chunk->n; i++) {
-        rep_record x = chunk->records[i];
-        if (passes > 1 && (x.hash >> 20) % passes != pass) continue;
-        size_t at = (size_t)x.hash % REP_SLOTS;
-        while (table[at].more && !rep_same(table[at], x)) at = (at + 1) % REP_SLOTS;
-        if (table[at].more) rep_found(c, table[at], x);
-        else table[at] = x;
+/* Put those of a chunk's records whose turn it is into the table; what is there already is a duplicate. */
+static void rep_table_add(rdbkit_check *c, rep_slot *table, const rep_chunk *chunk, u64 pass, u64 passes) {
+    for (u32 i = 0; i < chunk->n; i++) {
+        const rep_record r = chunk->records[i];
+        const u64 hash = (u64)r.hash_hi << 32 | r.hash_lo, off = chunk->base + r.off;
+        if (passes > 1 && (hash >> 20) % passes != pass) continue;
+        size_t at = (size_t)hash % REP_SLOTS;
+        while (table[at].at && table[at].hash != hash) at = (at + 1) % REP_SLOTS;
+        if (table[at].at) rep_found(c, table[at].at - 1, off);
+        else table[at].hash = hash, table[at].at = off + 1;
     }
 }
 
 /* Look through one part. */
-static int rep_part(rdbkit_check *c, const rep_chunk *last, u64 n, rep_record *table, rep_chunk *chunk) {
+static int rep_part_end(rdbkit_check *c, const rep_chunk *last, u64 n, rep_slot *table, rep_chunk *chunk) {
     u64 passes = n / REP_PASS + 1;
     for (u64 pass = 0; pass < passes && n > 1; pass++) {
         memset(table, 0, REP_SLOTS * sizeof *table);
@@ -7025,11 +7051,11 @@ static int rep_part(rdbkit_check *c, const rep_chunk *last, u64 n, rep_record *t
 }
 
 static int64_t rep_finish(rdbkit_check *c) {
-    rep_record *table = c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof *table);
+    rep_slot *table = c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof *table);
     rep_chunk *chunk = c->mem.alloc(c->mem.ctx, sizeof *chunk);
     int st = table && chunk ? 0 : RDBKIT_ERR_NOMEM;
     for (size_t i = 0; i < REP_PARTS && !st; i++)
-        st = rep_part(c, &c->parts[i], c->counts[i] + c->parts[i].n, table, chunk);
+        st = rep_part_end(c, &c->parts[i].chunk, c->counts[i] + c->parts[i].chunk.n, table, chunk);
     if (table) c->mem.free(c->mem.ctx, table, REP_SLOTS * sizeof *table);
     if (chunk) c->mem.free(c->mem.ctx, chunk, sizeof *chunk);
     return st ? st : c->found;
@@ -7052,7 +7078,7 @@ static rdbkit_check *rep_new(const rdbkit_allocator *allocator, const rdbkit_spi
     c->have_spill = spill != NULL;
     if (spill) c->spill = *spill;
     c->parts = mem.alloc(mem.ctx, REP_PARTS * sizeof *c->parts);
-    for (size_t i = 0; c->parts && i < REP_PARTS; i++) c->parts[i].prev = c->parts[i].n = 0;
+    for (size_t i = 0; c->parts && i < REP_PARTS; i++) c->parts[i].chunk.prev = c->parts[i].chunk.n = 0;
     c->local = mem_new(&mem, REP_LOCAL_SLOTS * sizeof *c->local);
     rdbkit_visitor v = {0};
     v.user = c;
@@ -18548,7 +18574,7 @@ static int verb_confirm_key(void *user, const rdbkit_key *key) {
         if (key->offset == d->at.first_off && !d->name.data) {
             d->name = verb_copy(key->name, key->name.len);
             d->db = key->db;
-            d->same = d->at.field; /* a field's bytes are not at hand: 80 bits of hash have to do */
+            d->same = d->at.field; /* a field's bytes are not at hand: 71 bits of hash have to do */
         } else if (key->offset == d->at.second_off) {
             d->same = d->name.data && d->db == key->db && verb_same(d->name, key->name);
         }

@@ -458,7 +458,7 @@ typedef void (*rdbkit_loss_fn)(void *ctx, const rdbkit_key_loss *loss);
 /* Take len bytes. Returns 0, or a negative errno, which ends the work with RDBKIT_ERR_IO. */
 typedef int (*rdbkit_write_fn)(void *ctx, const void *data, size_t len);
 
-/* Room on disk for what may grow large: 16 bytes for each key of a check, a large collection that is encoded anew.
+/* Room on disk for what may grow large: 12 bytes for each key of a check, a large collection that is encoded anew.
  * write appends; read gives back len bytes from offset; reset forgets everything (may be NULL: then it only
  * grows). All return 0 or a negative errno. */
 typedef struct rdbkit_spill {
@@ -998,7 +998,7 @@ RDBKIT_API rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, con
 RDBKIT_API void rdbkit_check_free(rdbkit_check *c);
 RDBKIT_API const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c);
 
-/* After the last event: find what occurs twice. Duplicates are recognised by 80 bits of hash, so that a
+/* After the last event: find what occurs twice. Duplicates are recognised by 71 bits of hash, so that a
  * finding should be confirmed by reading the two records where that is possible.
  * Returns how many were found (the first 16 can be had from rdbkit_check_duplicate), or a negative code. */
 RDBKIT_API int64_t rdbkit_check_finish(rdbkit_check *c);
