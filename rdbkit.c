@@ -6898,6 +6898,12 @@ typedef struct rep_slot {
     u64 at; /* table: 1 + offset, 0 if empty; local: the collection that it is of, times REP_PARTS, and the part */
 } rep_slot;
 
+/* What a part is looked through with. */
+typedef struct rep_table {
+    rep_slot *slots;
+    size_t mask;
+} rep_table;
+
 struct rdbkit_check {
     rdbkit_allocator mem;
     rdbkit_spill spill;
@@ -7023,23 +7029,25 @@ static int rep_chunk_in(rdbkit_check *c, u64 number, rep_chunk *out) {
 }
 
 /* Put those of a chunk's records whose turn it is into the table; what is there already is a duplicate. */
-static void rep_table_add(rdbkit_check *c, rep_slot *table, const rep_chunk *chunk, u64 pass, u64 passes) {
+static void rep_table_add(rdbkit_check *c, rep_table *t, const rep_chunk *chunk, u64 pass, u64 passes) {
     for (u32 i = 0; i < chunk->n; i++) {
         const rep_record r = chunk->records[i];
         const u64 hash = (u64)r.hash_hi << 32 | r.hash_lo, off = chunk->base + r.off;
         if (passes > 1 && (hash >> 20) % passes != pass) continue;
-        size_t at = (size_t)hash % REP_SLOTS;
-        while (table[at].at && table[at].hash != hash) at = (at + 1) % REP_SLOTS;
-        if (table[at].at) rep_found(c, table[at].at - 1, off);
-        else table[at].hash = hash, table[at].at = off + 1;
+        size_t at = (size_t)hash & t->mask;
+        while (t->slots[at].at && t->slots[at].hash != hash) at = (at + 1) & t->mask;
+        if (t->slots[at].at) rep_found(c, t->slots[at].at - 1, off);
+        else t->slots[at].hash = hash, t->slots[at].at = off + 1;
     }
 }
 
 /* Look through one part. */
-static int rep_part_end(rdbkit_check *c, const rep_chunk *last, u64 n, rep_slot *table, rep_chunk *chunk) {
+static int rep_part_end(rdbkit_check *c, const rep_chunk *last, u64 n, rep_table *table, rep_chunk *chunk) {
     u64 passes = n / REP_PASS + 1;
+    table->mask = REP_SLOTS - 1;
+    while (n < (table->mask + 1) / 16 * 5) table->mask >>= 1; /* as small as will do: it has to be wiped */
     for (u64 pass = 0; pass < passes && n > 1; pass++) {
-        memset(table, 0, REP_SLOTS * sizeof *table);
+        memset(table->slots, 0, (table->mask + 1) * sizeof *table->slots);
         rep_table_add(c, table, last, pass, passes);
         for (u64 at = last->prev; at; at = chunk->prev) {
             int st = rep_chunk_in(c, at, chunk);
@@ -7051,12 +7059,12 @@ static int rep_part_end(rdbkit_check *c, const rep_chunk *last, u64 n, rep_slot 
 }
 
 static int64_t rep_finish(rdbkit_check *c) {
-    rep_slot *table = c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof *table);
+    rep_table table = {c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof(rep_slot)), 0};
     rep_chunk *chunk = c->mem.alloc(c->mem.ctx, sizeof *chunk);
-    int st = table && chunk ? 0 : RDBKIT_ERR_NOMEM;
+    int st = table.slots && chunk ? 0 : RDBKIT_ERR_NOMEM;
     for (size_t i = 0; i < REP_PARTS && !st; i++)
-        st = rep_part_end(c, &c->parts[i].chunk, c->counts[i] + c->parts[i].chunk.n, table, chunk);
-    if (table) c->mem.free(c->mem.ctx, table, REP_SLOTS * sizeof *table);
+        st = rep_part_end(c, &c->parts[i].chunk, c->counts[i] + c->parts[i].chunk.n, &table, chunk);
+    if (table.slots) c->mem.free(c->mem.ctx, table.slots, REP_SLOTS * sizeof(rep_slot));
     if (chunk) c->mem.free(c->mem.ctx, chunk, sizeof *chunk);
     return st ? st : c->found;
 }
