@@ -2464,6 +2464,11 @@ static int val_pieces_start(rdbkit_reader *r) {
 static int val_string(rdbkit_reader *r) {
     rdbkit_str s;
     const u8 *p = r->p;
+    const int unwanted = !r->ev->string && !r->ev->string_piece;
+    if (unwanted && r->end - p > 64 && *p < 0xc3 && (*p < 0x40 || *p >= 0xc0)) { /* as most are */
+        r->p += *p < 0x40 ? 1 + *p : 1 + (1 << (*p - 0xc0));
+        return rd_key_end(r);
+    }
     int st = val_pieces_start(r);
     if (st || r->state == RD_PIECES) return st;
     if (!r->ev->string && p < r->end && *p == 0xc3) st = rd_str_lzf(r, &p, RD_FIRST, NULL);
