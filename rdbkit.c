@@ -726,14 +726,15 @@ static int lzf_decode(const u8 *in, size_t clen, u8 *out, size_t ulen) {
                 memcpy(o, p, n);
             }
             p += n, o += n;
-            continue;
+            if (p == end) break;
+            if (PORT_UNLIKELY(*p < 32)) continue;
+            c = *p++; /* behind literals there mostly is a reference */
         }
-        size_t n = c >> 5;
-        if (n == 7) {
+        size_t n = (c >> 5) + 2;
+        if (n == 9) {
             if (PORT_UNLIKELY(p == end)) return -1;
             n += *p++;
         }
-        n += 2;
         if (PORT_UNLIKELY(p == end)) return -1;
         size_t d = ((c & 31) << 8 | *p++) + 1;
         if (PORT_UNLIKELY(d > (size_t)(o - out) || n > (size_t)(o_end - o))) return -1;
@@ -1569,14 +1570,14 @@ typedef struct strm_node {
     u64 count;   /* live entries by the master entry */
     u64 deleted; /* tombstones by the master entry */
     u64 master_fields;
-    pk_cursor fields; /* at the master's first field */
+    const u8 *master; /* the master's first field */
+    pk_cursor names;  /* of the entry at hand, if it uses the master's: at the next one */
 } strm_node;
 
 typedef struct strm_entry {
     rdbkit_stream_id id;
     i64 flags;
     u64 fields;
-    pk_cursor names; /* the next field name of the master, if it uses those */
     const u8 *at;
 } strm_entry;
 
@@ -1601,12 +1602,19 @@ static PORT_NOINLINE int strm_int_slow(pk_cursor *lp, i64 *v) {
     return PK_ITEM;
 }
 
-/* An entry of the listpack that has to be an integer; most are of seven bits. */
+/* An entry of the listpack that has to be an integer; most are of seven bits or of 13. */
 PORT_INLINE int strm_int(pk_cursor *lp, i64 *v) {
     const u8 *p = lp->p;
-    if (PORT_UNLIKELY(lp->end - p < 2 || p[0] > 127 || p[1] != 1)) return strm_int_slow(lp, v);
-    *v = p[0];
-    lp->p = p + 2;
+    if (PORT_UNLIKELY(lp->end - p < 3)) return strm_int_slow(lp, v);
+    if (PORT_LIKELY(p[0] < 0x80 && p[1] == 1)) {
+        *v = p[0];
+        lp->p = p + 2;
+    } else if (p[0] >= 0xc0 && p[0] < 0xe0 && p[2] == 2) {
+        *v = port_sign((u64)(p[0] & 31) << 8 | p[1], 13);
+        lp->p = p + 3;
+    } else {
+        return strm_int_slow(lp, v);
+    }
     lp->n++;
     return PK_ITEM;
 }
@@ -1628,7 +1636,8 @@ static int strm_node_open(strm_node *n, rdbkit_stream_id key, const u8 *blob, si
     if (count < 0 || deleted < 0 || fields < 0)
         return pk_fail(&n->lp, at, "negative count in the master entry", 0, 0);
     n->count = (u64)count, n->deleted = (u64)deleted, n->master_fields = (u64)fields;
-    n->fields = n->lp;
+    n->master = n->lp.p;
+    n->names = n->lp;
     for (u64 i = 0; i < n->master_fields; i++)
         if (strm_str(&n->lp, &it)) return PK_BAD;
     at = n->lp.p;
@@ -1648,7 +1657,7 @@ static int strm_next(strm_node *n, strm_entry *e) {
     if (strm_int(lp, &ms) || strm_int(lp, &seq)) return PK_BAD;
     e->id.ms = n->key.ms + (u64)ms, e->id.seq = n->key.seq + (u64)seq;
     e->fields = n->master_fields;
-    e->names = n->fields;
+    n->names.p = n->master;
     if (e->flags & STRM_SAME_FIELDS) return PK_ITEM;
     if (strm_int(lp, &fields)) return PK_BAD;
     if (fields < 0) return pk_fail(lp, e->at, "negative number of fields", 0, 0);
@@ -1656,8 +1665,8 @@ static int strm_next(strm_node *n, strm_entry *e) {
     return PK_ITEM;
 }
 
-static int strm_field(strm_node *n, strm_entry *e, pk_item *field, pk_item *value) {
-    if (strm_str(e->flags & STRM_SAME_FIELDS ? &e->names : &n->lp, field)) return PK_BAD;
+static int strm_field(strm_node *n, const strm_entry *e, pk_item *field, pk_item *value) {
+    if (strm_str(e->flags & STRM_SAME_FIELDS ? &n->names : &n->lp, field)) return PK_BAD;
     return strm_str(&n->lp, value);
 }
 
