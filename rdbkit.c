@@ -38,13 +38,20 @@
  *   [32] ks_     the keyspace in memory
  *   [33] hll_    HyperLogLog
  *   [34] geo_    places as scores
- *   [35] cmd_    commands
- *   [36] fix_    what can be saved of a damaged RDB
- *   [37] aof_    append-only files and manifests
- *   [38] api     the public functions not defined in a room above
- *   [39] cli_    command line: options, messages, output, input
- *   [40] verb_   command line: the verbs
- *   [41] main_   command line: help, parsing, main
+ *   [35] cmd_    commands: arguments, times, scores
+ *   [36] cmd_    commands of lists, sets, sorted sets and hashes
+ *   [37] cmd_    commands of bits, HyperLogLogs and places; SORT
+ *   [38] cmd_    commands of streams
+ *   [39] cmd_    commands of strings and keys; RESTORE, functions
+ *   [40] cmd_    commands: the table, and running them
+ *   [41] fix_    what can be saved of a damaged RDB
+ *   [42] aof_    append-only files and manifests
+ *   [43] api     the public functions not defined in a room above
+ *   [44] cli_    command line: options, messages, output
+ *   [45] cli_    command line: input, logs, one pass over it
+ *   [46] verb_   command line: filters; keys, info, check
+ *   [47] verb_   command line: to-resp, convert, filter, repair, to-json
+ *   [48] main_   command line: help, parsing, main
  */
 #ifdef RDBKIT_CLI
 #define _POSIX_C_SOURCE 200809L
@@ -11042,11 +11049,12 @@ static int geo_cells(geo_shape *s, geo_cell *cell) {
     return n;
 }
 
-/* ==== [35] cmd_ : commands ====
+/* ==== [35] cmd_ : commands: arguments, times, scores ====
  *
  * What each write command does to a keyspace, as servers do it while they load an append-only file. A function has
  * the arguments of one command (a[0] is its name, n at least what its row says), checks all before it changes
  * anything, and returns 0, KS_REFUSED where a server answers with an error, or a negative status. docs/aof.md.
+ * All of that is six rooms: this one has what the others share.
  *
  * Tests: tests/test_keyspace.c, tests/aof_test.py (the servers as judges), fuzz/fuzz_replay.c */
 
@@ -11238,7 +11246,9 @@ static int cmd_double(rdbkit_keyspace *ks, rdbkit_str s, double *v) {
     return s.len && cmd_parse_double(p, p + s.len, v) == 0 ? 0 : ks_refuse(ks, "not a valid float");
 }
 
-/* ---- lists, sets, sorted sets, hashes: what they share ---- */
+/* ==== [36] cmd_ : commands of lists, sets, sorted sets and hashes ====
+ *
+ * First what these types share. Tests: tests/test_keyspace.c, tests/test_structs.c, tests/aof_test.py */
 
 /* An integer that is at least min. */
 static int cmd_int_from(rdbkit_keyspace *ks, rdbkit_str s, i64 min, i64 *v) {
@@ -12415,7 +12425,9 @@ static int cmd_hgetex(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     return cmd_hash_expire(ks, a[1], a + at + 2, n - at - 2, 0, o.expire_ms);
 }
 
-/* ---- bits, HyperLogLogs, places, SORT ---- */
+/* ==== [37] cmd_ : commands of bits, HyperLogLogs and places; SORT ====
+ *
+ * Those that compute: the result is the server's to the last bit. Tests: tests/test_keyspace.c, tests/aof_test.py */
 
 /* ---- bits ---- */
 
@@ -13338,7 +13350,10 @@ static int cmd_sort(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     return st;
 }
 
-/* ---- streams ---- */
+/* ==== [38] cmd_ : commands of streams ====
+ *
+ * Arguments and order of checks are here, what happens to the stream is in xs_. Tests: tests/test_streams.c,
+ * tests/aof_test.py */
 
 #define CMD_STREAM_FIELDS_MAX ((u64)1 << 30) /* bytes of an entry: servers refuse more */
 
@@ -13973,6 +13988,10 @@ static int cmd_xidmprecord(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     return st ? st : cmd_idempotency_lost(ks);
 }
 
+/* ==== [39] cmd_ : commands of strings and keys; RESTORE, functions ====
+ *
+ * Tests: tests/test_keyspace.c, tests/aof_test.py */
+
 /* ---- strings ---- */
 
 /* NX, XX, IFEQ and their like, KEEPTTL and times: what SET, MSETEX and GETEX understand. */
@@ -14536,7 +14555,10 @@ static int cmd_function(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     return 0; /* LIST, DUMP, STATS, KILL, HELP */
 }
 
-/* ---- the table ---- */
+/* ==== [40] cmd_ : commands: the table, and running them ====
+ *
+ * One row a command. Transactions are queued here, and run when their EXEC comes. Tests: tests/test_keyspace.c,
+ * tests/aof_test.py */
 
 static int cmd_nothing(rdbkit_keyspace *ks, const rdbkit_str *a, size_t n) {
     (void)ks, (void)a, (void)n;
@@ -14972,7 +14994,7 @@ static void cmd_init(rdbkit_keyspace *ks) {
     ks->aof_visitor.command = cmd_on_command;
 }
 
-/* ==== [36] fix_ : what can be saved of a damaged RDB ====
+/* ==== [41] fix_ : what can be saved of a damaged RDB ====
  *
  * Between a reader and a sink: each value is taken as bytes whose lengths alone were looked at, checked by itself, and
  * goes on only if it is sound. One that is not costs its key alone. Tests: tests/test_salvage.c, tests/aof_test.py, fuzz/fuzz_salvage.c */
@@ -15167,7 +15189,7 @@ static rdbkit_salvage *fix_new(const rdbkit_allocator *allocator, const rdbkit_v
     return s;
 }
 
-/* ==== [37] aof_ : append-only files and manifests ====
+/* ==== [42] aof_ : append-only files and manifests ====
  *
  * A file is read in three phases: START, until its first bytes tell whether it begins with an RDB
  * image; IMAGE, which a rdbkit_reader reads; RECORDS, one command or annotation after the other,
@@ -15970,7 +15992,7 @@ int rdbkit_is_manifest(const void *head, size_t len) {
     return len >= 5 && !memcmp(p, "file ", 5);
 }
 
-/* ==== [38] api : the public functions not defined in a room above ====
+/* ==== [43] api : the public functions not defined in a room above ====
  *
  * In the order of rdbkit.h; thin: check the arguments, call a room. */
 
@@ -16227,7 +16249,7 @@ uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s) { return s->lost_keys; }
 
 int rdbkit_command_check(const rdbkit_command *command) { return cmd_check(command); }
 
-/* ==== [39] cli_ : command line: options, messages, output, input ====
+/* ==== [44] cli_ : command line: options, messages, output ====
  *
  * main(), the verbs, options, messages and exit codes. It alone prints, exits, or reads argv or env; it
  * uses rdbkit.h, libc and POSIX alone, and so is also the largest example of the library's use.
@@ -16957,7 +16979,10 @@ static int cli_dir_close(struct cli *c, int keep) {
     return code;
 }
 
-/* ---- Input -------------------------------------------------------------------------------------------- */
+/* ==== [45] cli_ : command line: input, logs, one pass over it ====
+ *
+ * What kind an input is, by its content; its files, its end, and its way into a sink, with messages and progress.
+ * Tests: tests/cli_test.py, tests/aof_test.py */
 
 struct cli_progress {
     int show;
@@ -17570,9 +17595,9 @@ static int cli_judge_pass(struct cli *c, const struct cli_source *src, int statu
     return status == RDBKIT_DONE ? cli_judge_tail(c, src, pass) : cli_fail(c, src->name, &pass->error);
 }
 
-/* ==== [40] verb_ : command line: the verbs ====
+/* ==== [46] verb_ : command line: filters; keys, info, check ====
  *
- * One function a verb: keys, info, check, to-resp, and what they print. Tests: tests/cli_test.py */
+ * One function a verb, and what it prints. Tests: tests/cli_test.py, tests/aof_test.py */
 
 /* ---- filters ------------------------------------------------------------------------------------------ */
 
@@ -18898,6 +18923,10 @@ static int verb_check(struct cli *c, struct cli_source *src) {
     return code;
 }
 
+/* ==== [47] verb_ : command line: to-resp, convert, filter, repair, to-json ====
+ *
+ * The verbs that write. Tests: tests/cli_test.py, tests/convert_test.py, tests/json_test.py, tests/aof_test.py */
+
 /* ---- Keys that become one ------------------------------------------------------------------------------ */
 
 /* --rename and --map-db can give two keys the same name and database. No server loads such a file, and commands
@@ -19706,7 +19735,7 @@ static int verb_to_json(struct cli *c, struct cli_source *src) {
     return cli_judge_pass(c, src, status, &pass);
 }
 
-/* ==== [41] main_ : command line: help, parsing, main ====
+/* ==== [48] main_ : command line: help, parsing, main ====
  *
  * The table of verbs, and what expands from it and the table of options. Tests: tests/cli_test.py */
 
