@@ -130,10 +130,10 @@ def pipe(names):
 
 
 def logs(mb):
-    """Parse (check) and replay (info), beside the servers' own loading time and the memory that they then use."""
+    """Parse (check) and replay (info), beside the servers' own loading time; peak memory of each process."""
     import bench_aof
     servers = [(name, first(f"{SERVERS}/{name}/server")) for name in ("redis-8.0", "valkey-8.1", "valkey-9")]
-    print(f"{'log':8} {'MB':>6} {'tool':24} {'seconds':>8} {'CPU':>7} {'MB/s':>7} {'MiB':>8}   (of a server: by its own log, memory used; best of {ROUNDS})")
+    print(f"{'log':8} {'MB':>6} {'tool':24} {'seconds':>8} {'CPU':>7} {'MB/s':>7} {'peak MiB':>8}   (a server's seconds are those of its own log; best of {ROUNDS})")
     for kind in bench_aof.MAKERS:
         path = os.path.abspath(f"{DIR}/{kind}-{mb}.aof")
         if not os.path.exists(path):
