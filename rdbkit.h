@@ -42,9 +42,12 @@
 extern "C" {
 #endif
 
+/* The version of this header. The number is for #if: MAJOR * 10000 + MINOR * 100 + PATCH. */
 #define RDBKIT_VERSION_MAJOR 0
 #define RDBKIT_VERSION_MINOR 1
 #define RDBKIT_VERSION_PATCH 0
+#define RDBKIT_VERSION_NUMBER \
+    (RDBKIT_VERSION_MAJOR * 10000 + RDBKIT_VERSION_MINOR * 100 + RDBKIT_VERSION_PATCH)
 #define RDBKIT_VERSION "0.1.0"
 
 #if defined(__GNUC__) && !defined(RDBKIT_API)
@@ -53,7 +56,8 @@ extern "C" {
 #define RDBKIT_API
 #endif
 
-/* The version of the library in use, as RDBKIT_VERSION was when it was built. */
+/* The version of the library in use: RDBKIT_VERSION as it was when that was built. A program that links the shared
+ * library may compare the two. Constant, never NULL. */
 RDBKIT_API const char *rdbkit_version(void);
 
 /* ---- Status ------------------------------------------------------------------------------------------- */

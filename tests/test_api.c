@@ -161,6 +161,13 @@ static void version_is_that_of_the_header(void **state) {
     snprintf(text, sizeof text, "%d.%d.%d", RDBKIT_VERSION_MAJOR, RDBKIT_VERSION_MINOR, RDBKIT_VERSION_PATCH);
     assert_string_equal(text, RDBKIT_VERSION);
     assert_string_equal(rdbkit_version(), RDBKIT_VERSION);
+#if RDBKIT_VERSION_NUMBER < 1
+    fail_msg("no number above 0 for #if");
+#endif
+    assert_int_equal(RDBKIT_VERSION_NUMBER / 10000, RDBKIT_VERSION_MAJOR);
+    assert_int_equal(RDBKIT_VERSION_NUMBER % 10000, RDBKIT_VERSION_MINOR * 100 + RDBKIT_VERSION_PATCH);
+    assert_in_range(RDBKIT_VERSION_MINOR, 0, 99); /* two versions never have one number */
+    assert_in_range(RDBKIT_VERSION_PATCH, 0, 99);
 }
 
 static void every_status_has_a_text_of_its_own(void **state) {
