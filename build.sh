@@ -7,12 +7,14 @@
 #   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz
 #   ./build.sh lint               warnings, header, rooms, exports, format, scripts
 #   ./build.sh bench [NAME|pipe]  speed and memory beside the peers that are there; pipe: into a real server
-#   ./build.sh install [PREFIX]   to /usr/local, under DESTDIR
+#   ./build.sh install [PREFIX]   to /usr/local, under DESTDIR; what was built before is taken as it is
+#   ./build.sh uninstall [PREFIX] removes what install put there
 #   ./build.sh clean
 #
 # Heeds CC, CFLAGS, CPPFLAGS, LDFLAGS, DESTDIR, NO_INSTALL=1 (never call a package manager) and
 # SERVERS (folder with real servers, build/servers).
 set -eu
+here=$PWD
 cd "$(dirname "$0")"
 
 CFLAGS=${CFLAGS--O3} # up to a fifth faster than -O2 (bench streams), nowhere slower
@@ -24,7 +26,9 @@ WARN='-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wcast-qual -Wundef -Wvla -
 SAN='-g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all'
 export ASAN_OPTIONS="${ASAN_OPTIONS:-allocator_may_return_null=1}" UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
 DARWIN=; [ "$(uname)" != Darwin ] || DARWIN=1
-SO=librdbkit.so; [ -z "$DARWIN" ] || SO=librdbkit.dylib
+ABI=0 # raised by every change of rdbkit.h that programs have to be compiled anew for: docs/embedding.md
+SO=librdbkit.so SONAME=librdbkit.so.$ABI
+[ -z "$DARWIN" ] || SO=librdbkit.dylib SONAME=librdbkit.$ABI.dylib
 
 say() { echo "build.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -70,6 +74,9 @@ package() { # package MANAGER THING: the packages that hold it
         dnf:clang-format) echo clang-tools-extra ;;
         apk:clang-format) echo clang-extra-tools ;;
         pacman:clang-format) echo clang ;;
+        apt-get:pkg-config) echo pkg-config ;;
+        dnf:pkg-config) echo pkgconf-pkg-config ;;
+        *:pkg-config) echo pkgconf ;;
         apt-get:servers) echo redis-server redis-tools ;;
         *:servers) echo redis ;;
         *) echo "$2" ;;
@@ -134,6 +141,10 @@ need() { # need COMMAND: have it, or install what is called so
     have "$1" || install_things "$1" || die "cannot install $1"
 }
 
+want() { # want COMMAND...: for tests that can do without, and then say so
+    for c in "$@"; do have $c || install_things $c || say "NO $c: the tests that need it are skipped"; done
+}
+
 need_cmocka() {
     links -lcmocka stdarg.h stddef.h stdint.h setjmp.h cmocka.h || install_things cmocka || die "cannot install cmocka"
 }
@@ -172,7 +183,7 @@ build_into() { # build_into OBJECTS TARGETS: both libraries and the program
         rm -f "$t/librdbkit.a"; run ${AR:-ar} rcs "$t/librdbkit.a" "$o/rdbkit.o"
     fi
     if stale "$t/$SO" "$o/rdbkit.o"; then
-        soname=-Wl,-soname,librdbkit.so.0; [ -z "$DARWIN" ] || soname="-install_name librdbkit.0.dylib"
+        soname=-Wl,-soname,$SONAME; [ -z "$DARWIN" ] || soname="-install_name $SONAME"
         compile -shared $soname "$o/rdbkit.o" -o "$t/$SO" $LDFLAGS $LIBS
     fi
     if stale "$o/cli.o" rdbkit.c rdbkit.h "$o/flags"; then compile -DRDBKIT_CLI -c rdbkit.c -o "$o/cli.o"; fi
@@ -268,6 +279,8 @@ test_() {
     build
     need_cmocka
     need python3
+    case install_test in *"$1"*) want pkg-config; have g++ || have clang++ || install_things cxx || say "NO C++ COMPILER: its tests are skipped" ;; esac
+    case docs_test in *"$1"*) want mandoc bash zsh fish ;; esac
     get_servers
     RDBKIT=$PWD/rdbkit SERVERS=$(cd "$SERVERS" 2>/dev/null && pwd || echo "$SERVERS") CFLAGS=${TEST_CFLAGS--O1}
     export RDBKIT SERVERS CC
@@ -429,44 +442,66 @@ bench() {
     SERVERS=$SERVERS python3 tests/bench.py "$@"
 }
 
-install_() {
-    prefix=${1:-/usr/local}; to=${DESTDIR-}$prefix
-    build
-    run mkdir -p "$to/bin" "$to/include" "$to/lib/pkgconfig"
-    run install -m 755 rdbkit "$to/bin/rdbkit"
-    run install -m 644 rdbkit.h "$to/include/rdbkit.h"
-    run install -m 644 librdbkit.a "$to/lib/librdbkit.a"
+built() { # whether all that install takes is there, and newer than the sources
+    [ -e librdbkit.a ] && ! stale rdbkit rdbkit.c rdbkit.h && ! stale "$SO" rdbkit.c rdbkit.h
+}
+
+prefix_of() { # prefix_of [PREFIX]: an absolute one
+    case ${1:-/usr/local} in
+        /*) echo "${1:-/usr/local}" ;;
+        *) echo "$here/$1" ;;
+    esac
+}
+
+pieces() { # what is installed: mode, file, and its place under the prefix
     version=$(sed -n 's/^#define RDBKIT_VERSION "\(.*\)"/\1/p' rdbkit.h)
-    if [ -n "$DARWIN" ]; then
-        real=librdbkit.$version.dylib soname=librdbkit.0.dylib
-    else
-        real=librdbkit.so.$version soname=librdbkit.so.0
-    fi
-    run install -m 755 "$SO" "$to/lib/$real"
-    run ln -sf "$real" "$to/lib/$soname"
-    run ln -sf "$soname" "$to/lib/$SO"
-    cat >"$to/lib/pkgconfig/rdbkit.pc" <<END
+    real=librdbkit.so.$version; [ -z "$DARWIN" ] || real=librdbkit.$version.dylib
+    echo "755 rdbkit bin/rdbkit
+644 rdbkit.h include/rdbkit.h
+644 librdbkit.a lib/librdbkit.a
+755 $SO lib/$real
+link $real lib/$SONAME
+link $SONAME lib/$SO
+644 build/rdbkit.pc lib/pkgconfig/rdbkit.pc
+644 docs/rdbkit.1 share/man/man1/rdbkit.1
+644 docs/completions/rdbkit.bash share/bash-completion/completions/rdbkit
+644 docs/completions/_rdbkit share/zsh/site-functions/_rdbkit
+644 docs/completions/rdbkit.fish share/fish/vendor_completions.d/rdbkit.fish"
+}
+
+linker_cache() { # what finds shared libraries on Linux looks into a cache, where the prefix is one that it knows
+    if [ -n "${DESTDIR-}" ] || [ -n "$DARWIN" ] || [ "$(id -u)" != 0 ] || ! have ldconfig; then return; fi
+    run ldconfig || :
+}
+
+install_() {
+    prefix=$(prefix_of "${1-}") to=${DESTDIR-}$(prefix_of "${1-}")
+    built || build # with sudo the flags of the build may be gone: what is there is not built anew
+    mkdir -p build
+    cat >build/rdbkit.pc <<END
 prefix=$prefix
 includedir=\${prefix}/include
 libdir=\${prefix}/lib
 
 Name: rdbkit
-Description: Reads Redis and Valkey RDB files
-Version: $version
+Description: Reads, replays, converts and writes RDB and append-only files of Redis and Valkey
+Version: $(sed -n 's/^#define RDBKIT_VERSION "\(.*\)"/\1/p' rdbkit.h)
 Cflags: -I\${includedir}
 Libs: -L\${libdir} -lrdbkit
 Libs.private: $LIBS
 END
-    install_page docs/rdbkit.1 man/man1 rdbkit.1
-    install_page docs/completions/rdbkit.bash bash-completion/completions rdbkit
-    install_page docs/completions/_rdbkit zsh/site-functions _rdbkit
-    install_page docs/completions/rdbkit.fish fish/vendor_completions.d rdbkit.fish
+    pieces | while read -r mode from name; do
+        [ -d "$to/$(dirname "$name")" ] || (umask 022 && run mkdir -p "$to/$(dirname "$name")")
+        if [ $mode = link ]; then run ln -sf "$from" "$to/$name"; else run install -m $mode "$from" "$to/$name"; fi
+    done
+    linker_cache
 }
 
-install_page() { # install_page FILE FOLDER NAME: into share, if the file is there
-    [ -e "$1" ] || return 0
-    run mkdir -p "$to/share/$2"
-    run install -m 644 "$1" "$to/share/$2/$3"
+uninstall() { # folders stay: they may have been there before
+    to=${DESTDIR-}$(prefix_of "${1-}")
+    pieces | while read -r mode from name; do run rm -f "$to/$name"; done
+    run rm -f "$to"/lib/librdbkit.* # of other versions, too
+    linker_cache
 }
 
 clean() {
@@ -483,6 +518,7 @@ case $verb in
     lint) lint ;;
     bench) bench "$@" ;;
     install) install_ "${1-}" ;;
+    uninstall) uninstall "${1-}" ;;
     clean) clean ;;
     *) sed -n '2,/^set/s/^#[ ]\{0,1\}//p' build.sh >&2; exit 2 ;;
 esac
