@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -94,12 +95,10 @@ def compile_c(source, name, library=True):
         raise Skipped("no C compiler %s" % CC[0])
     with open(name + ".c", "w", encoding="utf-8") as f:
         f.write(source)
-    p = subprocess.run(CC + ["-std=c99" if library else "-std=c11", "-Wall", "-Wextra", "-Werror=implicit-function-declaration",
-                             "-I", ROOT] + FLAGS + [name + ".c"] + ([LIBRARY] if library else []) + LIBS + ["-o", name],
-                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-    text = p.stdout.decode(errors="replace")
-    expect(p.returncode == 0, "does not compile:", text[:2000])
-    return text
+    strict = ["-std=c99", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Werror"]
+    p = subprocess.run(CC + ["-Wall", "-Wextra"] + (strict if library else ["-std=c11"]) + ["-I", ROOT] + FLAGS + [name + ".c"] +
+                       ([LIBRARY] if library else []) + LIBS + ["-o", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    expect(p.returncode == 0, "%s.c does not compile:" % name, p.stdout.decode(errors="replace")[:2000])
 
 
 FACTS = r"""
@@ -153,6 +152,65 @@ def programs(name):
     return found
 
 
+def programs_with_output(name):
+    """Each program: language, source, and what it prints of which file."""
+    blocks = re.findall(r"^```(c|cpp|out)(?: (\S+))?\n(.*?)^```", read(name), re.M | re.S)
+    found = []
+    for kind, path, text in blocks:
+        if kind != "out":
+            found.append((kind, text, []))
+        else:
+            found[-1][2].append((path, text))
+    return found
+
+
+def looks_like(text, said):
+    """Whether what was said is the text, in which "..." stands for lines and the sign of three points for something in a line."""
+    pattern = re.escape(text).replace(re.escape("…"), "[^\n]+").replace(re.escape("...\n"), "(?:[^\n]*\n)*?")
+    return re.fullmatch(pattern, said.replace("\r\n", "\n")) is not None
+
+
+def drip(data, out):
+    """Write to a pipe in pieces that a reader sees one by one."""
+    with out:
+        for i in range(0, len(data), 500):
+            out.write(data[i:i + 500])
+            out.flush()
+            time.sleep(0.001)
+
+
+def run_program(i, source, path):
+    """With the file as argument, or through a pipe if the program takes none. Returns exit code and all that it said."""
+    args = ["./prog%d" % i] + ([path] if "argv" in source else [])
+    p = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if "STDIN_FILENO" in source:
+        with open(path, "rb") as f:
+            drip(f.read(), p.stdin)
+        p.stdin = None
+    out, err = p.communicate(timeout=60)
+    return p.returncode, (out + err).decode(errors="replace")
+
+
+def compile_cxx(source, name):
+    compiler = next((c for c in shlex.split(os.environ.get("CXX", "")) + ["g++", "clang++"] if shutil.which(c)), None)
+    if not compiler:
+        return False
+    with open(name + ".cpp", "w", encoding="utf-8") as f:
+        f.write(source)
+    p = subprocess.run([compiler, "-std=c++11", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror", "-I", ROOT] + FLAGS +
+                       [name + ".cpp", LIBRARY] + LIBS + ["-o", name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    expect(p.returncode == 0, "%s.cpp does not compile:" % name, p.stdout.decode(errors="replace")[:2000])
+    return True
+
+
+def check_out_rdb(what, wanted):
+    expect(os.path.exists("out.rdb") == wanted, what + ": out.rdb")
+    if wanted:
+        code, out, _ = run("check", "out.rdb")
+        expect(code == 0, what + " makes this file:", out)
+        os.remove("out.rdb")
+
+
 def command(*args):
     return b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%s\r\n" % (len(a), a) for a in args)
 
@@ -168,37 +226,222 @@ def append_only_files():
     return [("good.aof", 0), ("cut.aof", 1)] + [(path, 0) for path in sorted(logs)]
 
 
-def run_programs(name, least):
-    found = programs(name)
-    expect(len(found) >= least, "%d programs in %s" % (len(found), name))
+def run_programs(name):
     good = os.path.join(ROOT, "fixtures/redis74/everything.rdb")
     bad = os.path.join(ROOT, "fixtures/bad/string_cut.rdb")
-    for i, source in enumerate(found, 1):
+    for i, source in enumerate(programs(name), 1):
         what = "program %d of %s" % (i, name)
-        warnings = compile_c(source, "prog%d" % i)
-        expect("warning" not in warnings, what + " has warnings:", warnings[:2000])
-        inputs = [(good, 0), (bad, 1)] if "argv" in source else [(good, 0)]
-        if "rdbkit_aof_new" in source:
+        compile_c(source, "prog%d" % i)
+        inputs = [(good, 0), (bad, 1)] if "argv" in source or "STDIN_FILENO" in source else [(good, 0)]
+        if "rdbkit_keyspace_aof_visitor" in source:
             inputs += append_only_files()
+        if "rdbkit_salvage_new" in source: # whatever can be saved
+            inputs = [(good, 0), (bad, 0), (os.path.join(ROOT, "fixtures/bad/header_magic.rdb"), 1)]
+        if "rdbkit_manifest_parse" in source:
+            inputs = [(p, 0) for p in glob.glob(os.path.join(ROOT, "fixtures/aof/*/*.aofdir/*.manifest"))] + [(bad, 1)]
+            expect(len(inputs) > 10, "manifests", inputs)
         for path, wanted in inputs:
-            p = subprocess.run(["./prog%d" % i, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
-            expect(p.returncode == wanted, "%s on %s: exit %d, %d wanted:" % (what, path, p.returncode, wanted), p.stderr[-500:])
-            expect(p.stdout or p.stderr, "%s on %s says nothing" % (what, path))
-            expect(os.path.exists("out.rdb") == (wanted == 0 and '"out.rdb"' in source), what + ": out.rdb")
-            if os.path.exists("out.rdb"):
-                code, out, _ = run("check", "out.rdb")
-                expect(code == 0 and b" 0 keys" not in out, what + " makes this file:", out)
-                os.remove("out.rdb")
+            code, said = run_program(i, source, path)
+            expect(code == wanted, "%s on %s: exit %d, %d wanted:" % (what, path, code, wanted), said[-500:])
+            expect(said, "%s on %s says nothing" % (what, path))
+            check_out_rdb("%s on %s" % (what, path), wanted == 0 and '"out.rdb"' in source)
+
+
+def damaged_file_of_the_page():
+    script = re.search(r"^```sh\n(.* >damaged\.rdb\n)```", read("docs/embedding.md"), re.M)
+    expect(script, "no command that makes damaged.rdb")
+    os.symlink(os.path.join(ROOT, "fixtures"), "fixtures")
+    subprocess.run(["sh", "-ec", script.group(1)], check=True, timeout=60)
 
 
 @test
 def programs_of_the_embedding_page_compile_and_run():
-    run_programs("docs/embedding.md", 11)
+    run_programs("docs/embedding.md")
+
+
+@test
+def programs_of_the_embedding_page_print_what_stands_below_them():
+    damaged_file_of_the_page()
+    found = programs_with_output("docs/embedding.md")
+    expect(len(found) >= 15, "%d programs" % len(found))
+    without_cxx = False
+    for i, (kind, source, outputs) in enumerate(found, 1):
+        expect(outputs, "nothing stands below program %d:" % i, source[:200])
+        if kind == "c":
+            compile_c(source, "prog%d" % i)
+        elif not compile_cxx(source, "prog%d" % i):
+            without_cxx = True
+            continue
+        for path, text in outputs:
+            code, said = run_program(i, source, path)
+            expect(looks_like(text, said), "program %d on %s, exit %d, says:" % (i, path, code), said[-1500:])
+            if os.path.exists("out.rdb"):
+                check_out_rdb("program %d on %s" % (i, path), True)
+    if without_cxx:
+        raise Skipped("no C++ compiler; the programs in C are as they should be")
+
+
+def program_with(text):
+    """Compile the one program of the embedding page that has this text in it."""
+    found = [s for kind, s, _ in programs_with_output("docs/embedding.md") if text in s]
+    expect(len(found) == 1, "%d programs have" % len(found), text)
+    compile_c(found[0], "prog0")
+    return found[0]
+
+
+@test
+def event_loop_program_tells_what_follows_the_rdb_and_a_cut_one():
+    source = program_with("poll(")
+    with open(os.path.join(ROOT, "fixtures/redis74/everything.rdb"), "rb") as f:
+        whole = f.read()
+    for data, wanted, text in ((whole + command(b"PING"), 0, "checksum verified, 14 bytes behind"), (whole + whole, 0, ", %d bytes behind" % len(whole)),
+                               (whole[:-1], 1, "the input ends after"), (b"", 1, "the input ends after")):
+        with open("piped", "wb") as f:
+            f.write(data)
+        code, said = run_program(0, source, "piped")
+        expect(code == wanted and text in said, "%d bytes, exit %d:" % (len(data), code), said)
+
+
+@test
+def resuming_program_sees_each_key_of_every_server_once():
+    program_with("keys_left")
+    paths = sorted(glob.glob(os.path.join(ROOT, "fixtures/*/everything.rdb")))
+    expect(len(paths) >= 10, "fixtures", paths)
+    for path in paths + [os.path.join(ROOT, "fixtures/valkey81/slotinfo_aux.rdb")]:
+        p = subprocess.run(["./prog0", path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        expect(p.returncode == 0, "on %s:" % path, p.stdout, p.stderr)
+        keys = sum(int(n) for n in re.findall(rb"^(\d+) keys", p.stdout, re.M))
+        expect(keys == len(run("keys", path)[1].splitlines()), "%d keys in" % keys, path)
+
+
+MEMORY = r"""
+#define _POSIX_C_SOURCE 200809L
+#include "rdbkit.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static struct { size_t used, made, peak; } c;
+static void *take(void *ctx, void *old, size_t old_size, size_t size) {
+    void *p = realloc(old, size ? size : 1);
+    (void)ctx;
+    if (!p) abort();
+    c.used += size - old_size;
+    if (c.used > c.peak) c.peak = c.used;
+    return p;
+}
+static void *take_new(void *ctx, size_t size) { return take(ctx, NULL, 0, size); }
+static void give_back(void *ctx, void *p, size_t size) { (void)ctx; if (p) c.used -= size; free(p); }
+static const rdbkit_allocator mem = {take_new, take, give_back, NULL};
+static int nowhere(void *ctx, const void *data, size_t len) { (void)ctx; (void)data; (void)len; return 0; }
+static void begin(void) { memset(&c, 0, sizeof c); }
+static void made(const void *handle) { if (!handle) abort(); c.made = c.used; }
+static void row(const char *name) {
+    if (c.used) abort();
+    printf("%s\t%lu\t%lu\n", name, (unsigned long)c.made, (unsigned long)c.peak);
+}
+static void pull(const char *path, rdbkit_reader *r, const rdbkit_allocator *of_input) {
+    int fd = open(path, O_RDONLY);
+    rdbkit_input *in = rdbkit_input_new_fd(of_input, fd);
+    if (of_input) made(in);
+    if (!r || !in || rdbkit_reader_pull(r, in) != RDBKIT_DONE) abort();
+    rdbkit_input_free(in);
+    rdbkit_reader_free(r);
+    close(fd);
+}
+static void through(const char *path, const rdbkit_visitor *v, size_t piece_len) {
+    rdbkit_reader_options o;
+    rdbkit_reader_options_init(&o);
+    o.piece_len = piece_len;
+    pull(path, rdbkit_reader_new(&o, v), NULL);
+}
+static void pull_log(const char *path, rdbkit_aof *a, const rdbkit_allocator *of_input) {
+    int fd = open(path, O_RDONLY);
+    rdbkit_input *in = rdbkit_input_new_fd(of_input, fd);
+    if (of_input) made(in);
+    if (!a || !in || rdbkit_aof_pull(a, in) != RDBKIT_DONE) abort();
+    rdbkit_input_free(in);
+    rdbkit_aof_free(a);
+    close(fd);
+}
+int main(int argc, char **argv) {
+    const char *path = argv[1], *lines = "file a seq 1 type b\nfile b seq 1 type i\n";
+    rdbkit_visitor none;
+    memset(&none, 0, sizeof none);
+    if (argc != 3) return 2;
+    begin(), pull(path, rdbkit_reader_new(NULL, NULL), &mem), row("rdbkit_input");
+    begin(), pull_log(argv[2], rdbkit_aof_new(NULL, NULL), &mem), row("gzip");
+    rdbkit_reader_options ro;
+    rdbkit_reader_options_init(&ro), ro.allocator = &mem;
+    begin();
+    rdbkit_reader *r = rdbkit_reader_new(&ro, NULL);
+    made(r), pull(path, r, NULL), row("rdbkit_reader");
+    rdbkit_aof_options ao;
+    rdbkit_aof_options_init(&ao), ao.allocator = &mem;
+    begin();
+    rdbkit_aof *a = rdbkit_aof_new(&ao, NULL);
+    made(a), pull_log(path, a, NULL), row("rdbkit_aof");
+    rdbkit_writer_options wo;
+    rdbkit_writer_options_init(&wo), wo.allocator = &mem, wo.allow_loss = wo.reencode = 1;
+    begin();
+    rdbkit_writer *w = rdbkit_writer_new(&wo, nowhere, NULL);
+    made(w), through(path, rdbkit_writer_visitor(w), 0), rdbkit_writer_free(w), row("rdbkit_writer");
+    rdbkit_resp_options po;
+    rdbkit_resp_options_init(&po), po.allocator = &mem, po.allow_loss = 1;
+    begin();
+    rdbkit_resp *p = rdbkit_resp_new(&po, nowhere, NULL);
+    made(p), through(path, rdbkit_resp_visitor(p), 65536), rdbkit_resp_free(p), row("rdbkit_resp");
+    rdbkit_json_options jo;
+    rdbkit_json_options_init(&jo), jo.allocator = &mem;
+    begin();
+    rdbkit_json *j = rdbkit_json_new(&jo, nowhere, NULL);
+    made(j), through(path, rdbkit_json_visitor(j), 0), rdbkit_json_free(j), row("rdbkit_json");
+    begin();
+    rdbkit_filter *f = rdbkit_filter_new(&mem);
+    made(f), rdbkit_filter_free(f), row("rdbkit_filter");
+    begin();
+    rdbkit_salvage *s = rdbkit_salvage_new(&mem, &none, NULL, NULL);
+    made(s), through(path, rdbkit_salvage_visitor(s), 0), rdbkit_salvage_free(s), row("rdbkit_salvage");
+    begin();
+    rdbkit_check *k = rdbkit_check_new(&mem, NULL);
+    made(k), through(path, rdbkit_check_visitor(k), 0);
+    if (rdbkit_check_finish(k) != 0) abort();
+    rdbkit_check_free(k), row("rdbkit_check");
+    rdbkit_keyspace_options ko;
+    rdbkit_keyspace_options_init(&ko), ko.allocator = &mem;
+    begin();
+    rdbkit_keyspace *ks = rdbkit_keyspace_new(&ko);
+    made(ks), through(path, rdbkit_keyspace_visitor(ks), 0);
+    if (rdbkit_keyspace_emit(ks, NULL, &none) != RDBKIT_DONE) abort();
+    rdbkit_keyspace_free(ks), row("rdbkit_keyspace");
+    begin();
+    rdbkit_manifest *m = rdbkit_manifest_parse(&mem, lines, strlen(lines), NULL);
+    made(m), rdbkit_manifest_free(m), row("rdbkit_manifest");
+    return 0;
+}
+"""
+
+
+@test
+def memory_of_each_handle_is_what_the_page_says():
+    """Never more, and on machines of 64 bits not much less."""
+    compile_c(MEMORY, "memory")
+    out = subprocess.run(["./memory", os.path.join(ROOT, "fixtures/redis74/everything.rdb"), os.path.join(ROOT, "fixtures/aof/redis-6.2/log.aof.gz")],
+                         stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+    real = {name: (int(made) / 1024, int(peak) / 1024) for name, made, peak in (line.split("\t") for line in out.splitlines())}
+    rows = table("docs/embedding.md", "handle", "made", "at most")
+    equal({bare(r[0]) for r in rows}, set(real) - {"gzip"}, "handles")
+    least = 0.8 if sys.maxsize > 2 ** 32 else 0.3
+    pairs = [(bare(r[0]), float(r[i + 1]), real[bare(r[0])][i]) for r in rows for i in (0, 1)]
+    pairs.append(("gzip", float(re.search(r"of gzip it takes (\d+)", rows[0][3]).group(1)), real["gzip"][1]))
+    for name, says, is_ in pairs:
+        expect(is_ <= says + 0.05 and is_ >= says * least - 0.1, "%s: %.1f KiB on the page, measured" % (name, says), round(is_, 2))
 
 
 @test
 def program_of_the_readme_compiles_and_runs():
-    run_programs("README.md", 1)
+    run_programs("README.md")
     for source in programs("README.md"):
         expect(len(source.splitlines()) <= 30, "longer than a glance: %d lines" % len(source.splitlines()))
 
