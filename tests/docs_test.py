@@ -507,13 +507,44 @@ def each_option_and_verb_is_in_the_man_page_and_no_other():
 
 
 @test
+def synopsis_of_the_man_page_has_the_options_of_each_verb():
+    """All but those that have a section for all verbs."""
+    page = read("docs/rdbkit.1")
+    common = set()
+    for title in ("Options for append-only files", "Options that choose or change keys", "Common options"):
+        section = re.split(r"\n\.S[hs] ", page.split(".Ss %s\n" % title)[1])[0]
+        common |= {"--" + n for n in re.findall(r"^\.It .*?(?:Fl -|, -)([a-z-]+)", section, re.M)}
+    expect(len(common) > 25, "common options", common)
+    synopsis = page.split(".Sh SYNOPSIS\n")[1].split(".Sh ")[0]
+    found = {}
+    for verb, text in re.findall(r"^\.Cm ([a-z-]+)\n((?:\.(?!Nm).*\n)*)", synopsis, re.M):
+        found[verb] = {"-" + n for n in re.findall(r"^\.Op Fl (\S+)", text, re.M)}
+        expect((".Op Ar common options\n" in text) == (verb != "help"), "common options in the synopsis of " + verb)
+        needs_output = run(verb, os.path.join(ROOT, "fixtures/redis70/everything.rdb"))[0] == 2 and verb != "help"
+        expect((".Fl o Ar output\n" in text) == needs_output, "-o in the synopsis of " + verb)
+    equal(set(found), set(verbs()), "verbs in the synopsis")
+    for verb in verbs():
+        equal(found[verb], {o.split()[0] for o in help_options(verb) if o.startswith("--")} - common, "synopsis of " + verb)
+
+
+@test
+def man_page_says_of_each_option_whether_it_takes_a_value():
+    takes = {}
+    for verb in verbs():
+        takes.update({o.split()[0]: " " in o for o in help_options(verb) if o.startswith("--")})
+    for line in re.findall(r"^\.It Fl (.*)$", read("docs/rdbkit.1"), re.M):
+        name = "-" + re.search(r"-[a-z][a-z-]+", line).group(0)
+        expect(takes[name] == (" Ar " in line), "docs/rdbkit.1: value of", line)
+
+
+@test
 def man_page_is_clean():
-    for tool in (["mandoc", "-Tlint", "-Wwarning"], ["groff", "-mdoc", "-Tascii", "-ww", "-z"]):
-        if shutil.which(tool[0]):
-            p = subprocess.run(tool + [os.path.join(ROOT, "docs/rdbkit.1")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-            expect(p.returncode == 0 and not re.search(rb"warning|error", p.stdout, re.I), tool[0], p.stdout[:500])
-            return
-    raise Skipped("neither mandoc nor groff")
+    tools = [t for t in (["mandoc", "-Tlint", "-Wwarning"], ["groff", "-mdoc", "-Tutf8", "-ww", "-z"]) if shutil.which(t[0])]
+    for tool in tools:
+        p = subprocess.run(tool + [os.path.join(ROOT, "docs/rdbkit.1")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
+        expect(p.returncode == 0 and not re.search(rb"warning|error|rdbkit\.1", p.stdout, re.I), tool[0], p.stdout[:500])
+    if not tools:
+        raise Skipped("neither mandoc nor groff")
 
 
 @test
@@ -544,61 +575,174 @@ def members_of_info_json_are_in_the_reference():
 
 
 def completion(name):
-    return read("docs/completions/" + name)
+    return os.path.join(ROOT, "docs/completions", name)
+
+
+def program_folder():
+    """A folder with rdbkit alone, and one of files to be found."""
+    os.makedirs("bin", exist_ok=True)
+    if not os.path.lexists("bin/rdbkit"):
+        os.symlink(RDBKIT, "bin/rdbkit")
+    os.makedirs("files", exist_ok=True)
+    for name in ("dump one.rdb", "dump two.rdb"):
+        open(os.path.join("files", name), "w").close()
+
+
+def shell_env(**more):
+    return dict(os.environ, PATH=os.path.abspath("bin") + os.pathsep + os.environ["PATH"], HOME=os.path.abspath("files"), TERM="dumb", **more)
+
+
+def bash_offers(words):
+    """By the function, with the words as bash cuts them. A set."""
+    cut = [part for w in words for part in (re.split("(=)", w) if w.startswith("--") and "=" in w else [w])]
+    if cut[-1] == "" and cut[-2] == "=":
+        cut.pop()
+    script = "source %s\nCOMP_WORDS=(%s)\nCOMP_CWORD=%d\n_rdbkit\nprintf '%%s\\n' \"${COMPREPLY[@]}\"" % (
+        shlex.quote(completion("rdbkit.bash")), " ".join(shlex.quote(w) for w in cut), len(cut) - 1)
+    p = subprocess.run(["bash", "--norc", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, env=shell_env(),
+                       cwd="files")
+    expect(not p.stderr, "bash completion of %s says:" % (words,), p.stderr)
+    before = words[-1].split("=")[0] + "=" if words[-1].startswith("--") and "=" in words[-1] else ""
+    return {before + line for line in p.stdout.decode().splitlines() if line}
+
+
+def fish_offers(words):
+    """By fish itself."""
+    line = " ".join(words)
+    p = subprocess.run(["fish", "--no-config", "-c", "source %s; complete -C%s" % (shlex.quote(completion("rdbkit.fish")), shlex.quote(line))], cwd="files",
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, env=shell_env(XDG_DATA_HOME=os.path.abspath("files")))
+    expect(not p.stderr, "fish completion of %s says:" % line, p.stderr)
+    return {x.split("\t")[0].replace("\\ ", " ") for x in p.stdout.decode().splitlines()}
+
+
+# What _describe and _files hand to zsh is kept, and printed instead of the line.
+ZSH_START = r"""
+unsetopt zle_bracketed_paste beep; PS1= RPS1=
+fpath=(%s $fpath); autoload -Uz compinit; compinit -u -d "$HOME/.zcompdump"
+zstyle ':completion:*' menu no; setopt no_list_ambiguous; LISTMAX=9999
+compadd() {
+    local -a hits
+    if (( ! ${@[(I)-[OAD]]} )); then builtin compadd -O hits "$@"; offered+=($hits); fi
+    builtin compadd "$@"
+}
+said() { print -r -- "OFFERED<${(pj:|:)offered}>"; offered=() }
+print READY
+"""
+
+
+class Zsh:
+    """An interactive zsh at the other end of a terminal."""
+
+    def __init__(self):
+        import pty
+        env = shell_env()
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir("files")
+            os.execvpe("zsh", ["zsh", "-f", "-i"], env)
+        with open("files/start.zsh", "w") as f:
+            f.write(ZSH_START % shlex.quote(completion("")))
+        self.say("source ./start.zsh\n", "READY\r\n")
+
+    def say(self, text, until):
+        import select
+        os.write(self.fd, text.encode())
+        said, end = "", time.time() + 60
+        while until not in said:
+            expect(time.time() < end, "zsh does not answer:", said[-500:])
+            if select.select([self.fd], [], [], 1)[0]:
+                said += os.read(self.fd, 65536).decode(errors="replace")
+        return said
+
+    def offers(self, words):
+        said = self.say(" ".join(words) + "\t\x01\x0bsaid\n", ">\r\n")
+        expect("command not found" not in said and "parse error" not in said, "zsh completion of %s:" % words, said)
+        prefix = words[-1].split("=")[0] + "=" if words[-1].startswith("--") and "=" in words[-1] else ""
+        rest = words[-1][len(prefix):]
+        prefix += rest[:rest.rindex(",") + 1] if "," in rest else ""
+        return {prefix + x.replace("\\ ", " ") for x in re.search(r"OFFERED<(.*)>\r\n", said).group(1).split("|") if x}
+
+    def close(self):
+        os.close(self.fd)
+        os.waitpid(self.pid, 0)
+
+
+def values_taken(verb, option, values, wrong):
+    """Whether the program takes each value, and no other."""
+    fixture = os.path.join(ROOT, "fixtures/redis70/string_ttl.rdb")
+    fixture = fixture if os.path.exists(fixture) else os.path.join(ROOT, "fixtures/redis70/everything.rdb")
+    for value in values:
+        code, _, err = run(verb, option, value, "-o", "-", fixture) if not (verb == "convert" and value == "aof") else run(
+            verb, option, value, "--to", "redis-6.2", "--allow-loss", "-q", "-o", "-", fixture)
+        expect(code != 2, "%s %s %s:" % (verb, option, value), err)
+    expect(run(verb, option, wrong, "-o", "-", fixture)[0] == 2, "%s %s takes %s" % (verb, option, wrong))
+
+
+TYPES = ["string", "list", "set", "zset", "hash", "stream", "module"]
+ENCODINGS = ["auto", "utf8", "base64", "latin1"]
+
+
+def holds_completion(offers):
+    """offers(words): a set, what is offered for the last of the words."""
+    verbs_, targets = set(verbs()), {r[0] for r in facts("target")}
+    equal(offers(["rdbkit", ""]), verbs_, "verbs")
+    equal(offers(["rdbkit", "help", ""]), verbs_, "verbs after help")
+    equal(offers(["rdbkit", "con"]), {"convert"}, "verbs that begin with con")
+    for verb in sorted(verbs_):
+        equal(offers(["rdbkit", verb, "--"]), {o.split()[0] for o in help_options(verb) if o.startswith("--")}, "options of " + verb)
+    equal(offers(["rdbkit", "to-resp", "--to", ""]), targets, "targets")
+    equal(offers(["rdbkit", "convert", "dump.rdb", "--to", "redis-7"]), {t for t in targets if t.startswith("redis-7")}, "targets that begin with redis-7")
+    equal(offers(["rdbkit", "convert", "--to=va"]), {"--to=" + t for t in targets if t.startswith("va")}, "targets behind =")
+    equal(offers(["rdbkit", "convert", "--to="]), {"--to=" + t for t in targets}, "targets right behind =")
+    equal(offers(["rdbkit", "convert", "--format", ""]), {"rdb", "aof"}, "forms")
+    equal(offers(["rdbkit", "to-json", "--lines", "--encoding", ""]), set(ENCODINGS), "encodings")
+    for option in ("-t", "--not-type"):
+        equal(offers(["rdbkit", "keys", option, ""]), set(TYPES), "types for " + option)
+    equal(offers(["rdbkit", "keys", "-T", "hash,s"]), {"hash,string", "hash,set", "hash,stream"}, "types behind a comma")
+    for words in (["keys", "--format", ""], ["to-resp", "--batch", ""], ["filter", "-k", ""], ["info", "--rename", ""]):
+        equal(offers(["rdbkit"] + words), set(), "nothing for " + words[-2])
+    dumps = {"dump one.rdb", "dump two.rdb"}
+    for words in (["check", "d"], ["check", "-i", "d"], ["convert", "-o", "d"], ["filter", "--keys-from", "d"], ["convert", "--loss-report", "d"], ["check", "--", "d"],
+                  ["convert", "--to", "redis-7.0", "d"]):
+        equal(offers(["rdbkit"] + words), dumps, "files for " + " ".join(words))
+    equal(offers([os.path.abspath("bin/rdbkit"), "con"]), {"convert"}, "verbs of a program with a path")
 
 
 @test
-def bash_completion_knows_verbs_options_and_targets():
+def values_that_completions_offer_are_those_that_the_program_takes():
+    values_taken("convert", "--format", ["rdb", "aof"], "json")
+    values_taken("to-json", "--encoding", ENCODINGS, "utf16")
+    values_taken("to-json", "-t", TYPES, "bitmap")
+
+
+@test
+def bash_completes_verbs_options_values_and_files():
     if not shutil.which("bash"):
         raise Skipped("no bash")
-    os.mkdir("bin")
-    os.symlink(RDBKIT, "bin/rdbkit")
-
-    def complete(*words):
-        script = "%s\nCOMP_WORDS=(%s)\nCOMP_CWORD=%d\n_rdbkit\nprintf '%%s\\n' \"${COMPREPLY[@]}\"" % (
-            completion("rdbkit.bash"), " ".join(shlex.quote(w) for w in words), len(words) - 1)
-        p = subprocess.run(["bash", "--norc", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
-                           env=dict(os.environ, PATH=os.path.abspath("bin") + os.pathsep + os.environ["PATH"]))
-        expect(not p.stderr, "bash completion of %s:" % (words,), p.stderr)
-        return set(p.stdout.decode().split())
-
-    equal(complete("rdbkit", ""), set(verbs()), "verbs by bash")
-    equal(complete("rdbkit", "help", ""), set(verbs()), "verbs after help by bash")
-    for verb in verbs():
-        equal(complete("rdbkit", verb, "--"), {o.split()[0] for o in help_options(verb) if o.startswith("--")}, "options of %s by bash" % verb)
-    equal(complete("rdbkit", "to-resp", "--to", ""), {r[0] for r in facts("target")}, "targets by bash")
+    program_folder()
+    holds_completion(bash_offers)
+    letters = {o.split()[0] for o in help_options("keys")}
+    equal(bash_offers(["rdbkit", "keys", "-"]), letters, "letters and options by bash")
 
 
 @test
-def zsh_completion_finds_every_verb():
-    """By the command that the completion itself runs."""
-    command = re.search(r"\$\((rdbkit help 2>.*?)\)\"\}", completion("_rdbkit"))
-    expect(command, "no call of rdbkit help in _rdbkit")
-    p = subprocess.run(["sh", "-c", "rdbkit() { \"$RDBKIT_HERE\" \"$@\"; }; " + command.group(1)], stdout=subprocess.PIPE, timeout=60,
-                       env=dict(os.environ, RDBKIT_HERE=RDBKIT))
-    equal([line.split(":")[0] for line in p.stdout.decode().splitlines()], verbs(), "verbs by zsh")
+def fish_completes_verbs_options_values_and_files():
+    if not shutil.which("fish"):
+        raise Skipped("no fish")
+    program_folder()
+    holds_completion(fish_offers)
 
 
 @test
-def fish_completion_finds_every_verb():
-    """By the pattern that the completion itself uses."""
-    pattern = re.search(r"rdbkit help 2>/dev/null \| string replace -rf '([^']+)'", completion("rdbkit.fish"))
-    expect(pattern, "no call of rdbkit help in rdbkit.fish")
-    found = [m.group(1) for m in (re.search(pattern.group(1), line) for line in run("help")[1].decode().splitlines()) if m]
-    equal(found, verbs(), "verbs by fish")
-
-
-@test
-def completions_are_valid_in_their_shells():
-    ran = 0
-    for shell, name in (("bash", "rdbkit.bash"), ("zsh", "_rdbkit"), ("fish", "rdbkit.fish")):
-        if shutil.which(shell):
-            path = os.path.join(ROOT, "docs/completions", name)
-            p = subprocess.run([shell, "-n", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-            expect(p.returncode == 0, name, p.stdout[:500])
-            ran += 1
-    if not ran:
-        raise Skipped("neither bash, zsh nor fish")
+def zsh_completes_verbs_options_values_and_files():
+    if not shutil.which("zsh"):
+        raise Skipped("no zsh")
+    program_folder()
+    zsh = Zsh()
+    try:
+        holds_completion(zsh.offers)
+    finally:
+        zsh.close()
 
 
 # ---- Format and losses -------------------------------------------------------------------------------------------------
