@@ -74,6 +74,7 @@ package() { # package MANAGER THING: the packages that hold it
         dnf:clang-format) echo clang-tools-extra ;;
         apk:clang-format) echo clang-extra-tools ;;
         pacman:clang-format) echo clang ;;
+        dnf:locales) echo glibc-locale-source ;;
         apt-get:pkg-config) echo pkg-config ;;
         dnf:pkg-config) echo pkgconf-pkg-config ;;
         *:pkg-config) echo pkgconf ;;
@@ -143,6 +144,14 @@ need() { # need COMMAND: have it, or install what is called so
 
 want() { # want COMMAND...: for tests that can do without, and then say so
     for c in "$@"; do have $c || install_things $c || say "NO $c: the tests that need it are skipped"; done
+}
+
+want_for_install() {
+    want pkg-config
+    have g++ || have clang++ || install_things cxx || say "NO C++ COMPILER: the tests that need it are skipped"
+    case $(manager) in apt-get | dnf) # other systems have one locale
+        [ -e /usr/share/i18n/locales/de_DE ] || install_things locales || say "NO LOCALES: the tests that need them are skipped" ;;
+    esac
 }
 
 need_cmocka() {
@@ -279,7 +288,7 @@ test_() {
     build
     need_cmocka
     need python3
-    case install_test in *"$1"*) want pkg-config; have g++ || have clang++ || install_things cxx || say "NO C++ COMPILER: its tests are skipped" ;; esac
+    case install_test in *"$1"*) want_for_install ;; esac
     case docs_test in *"$1"*) want mandoc bash zsh fish ;; esac
     get_servers
     RDBKIT=$PWD/rdbkit SERVERS=$(cd "$SERVERS" 2>/dev/null && pwd || echo "$SERVERS") CFLAGS=${TEST_CFLAGS--O1}

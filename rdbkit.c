@@ -11081,14 +11081,36 @@ static int cmd_int(rdbkit_keyspace *ks, rdbkit_str s, i64 *v) {
 
 #define CMD_FLOAT_MAX 5200 /* the longest long double without exponent, and 17 digits behind the point */
 
+#define CMD_POINT_MAX 16 /* bytes of a decimal point */
+
+/* The decimal point of the locale that the program has set, which strtold() and snprintf() go by: no other way to
+ * learn it is safe in threads. point: CMD_POINT_MAX bytes. Returns its length. */
+static size_t cmd_point(char *point) {
+    char text[CMD_POINT_MAX + 3];
+    const int n = snprintf(text, sizeof text, "%.1f", 0.0);
+    if (n < 3 || (size_t)n >= sizeof text) return *point = '.', 1;
+    memcpy(point, text + 1, (size_t)n - 2);
+    return (size_t)n - 2;
+}
+
 /* A long double as servers read it. 0, or -1. */
 static int cmd_long_double(rdbkit_str s, long double *v) {
-    char text[CMD_FLOAT_MAX], *end;
-    if (s.len == 0 || s.len >= sizeof text || (u8)s.data[0] <= ' ') return -1;
-    memcpy(text, s.data, s.len);
-    text[s.len] = 0;
+    char text[CMD_FLOAT_MAX + CMD_POINT_MAX], point[CMD_POINT_MAX], *end;
+    if (s.len == 0 || s.len >= CMD_FLOAT_MAX || (u8)s.data[0] <= ' ') return -1;
+    const size_t point_len = cmd_point(point);
+    const char *dot = memchr(s.data, '.', s.len);
+    const size_t head = dot ? (size_t)(dot - s.data) : s.len;
+    if (*point != '.' && memchr(s.data, *point, s.len)) return -1;
+    memcpy(text, s.data, head);
+    size_t len = head;
+    if (dot) {
+        memcpy(text + head, point, point_len);
+        memcpy(text + head + point_len, dot + 1, s.len - head - 1);
+        len = s.len - 1 + point_len;
+    }
+    text[len] = 0;
     *v = strtold(text, &end);
-    return end == text + s.len && !isnan(*v) ? 0 : -1;
+    return end == text + len && !isnan(*v) ? 0 : -1;
 }
 
 /* The sum of two numbers as INCRBYFLOAT and HINCRBYFLOAT write it. text: CMD_FLOAT_MAX bytes, not terminated. */
@@ -11098,7 +11120,11 @@ static int cmd_add_float(rdbkit_keyspace *ks, rdbkit_str old, rdbkit_str by, cha
         return ks_refuse(ks, "value is not a valid float");
     a += b;
     if (isnan(a) || isinf(a)) return ks_refuse(ks, "increment would produce NaN or Infinity");
-    *len = (size_t)snprintf(text, CMD_FLOAT_MAX, "%.17Lf", a);
+    char point[CMD_POINT_MAX];
+    const size_t point_len = cmd_point(point);
+    *len = (size_t)snprintf(text, CMD_FLOAT_MAX, "%.17Lf", a) + 1 - point_len;
+    text[*len - 18] = '.';
+    memmove(text + *len - 17, text + *len + point_len - 18, 17);
     while (text[*len - 1] == '0') --*len;
     if (text[*len - 1] < '0') --*len; /* the point */
     if (*len == 2 && text[0] == '-' && text[1] == '0') text[0] = '0', *len = 1;

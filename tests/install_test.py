@@ -279,6 +279,59 @@ def two_copied_files_are_enough_for_a_project():
     expect("hash " in run(prog, fixture()), "says nothing")
 
 
+IN_A_LOCALE = r"""
+#include <rdbkit.h>
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+static int write_out(void *ctx, const void *data, size_t len) { return fwrite(data, 1, len, ctx) == len ? 0 : -5; }
+static int run(rdbkit_keyspace *ks, const char *a, const char *b, const char *c, const char *d) {
+    const char *words[4];
+    rdbkit_str argv[4];
+    rdbkit_command command;
+    memset(&command, 0, sizeof command);
+    words[0] = a, words[1] = b, words[2] = c, words[3] = d;
+    for (; command.argc < 4 && words[command.argc]; command.argc++)
+        argv[command.argc].data = words[command.argc], argv[command.argc].len = strlen(words[command.argc]);
+    command.argv = argv;
+    command.timestamp_s = RDBKIT_NO_TIMESTAMP;
+    return rdbkit_keyspace_command(ks, &command);
+}
+int main(int argc, char **argv) {
+    rdbkit_keyspace *ks = rdbkit_keyspace_new(NULL);
+    rdbkit_json *json = rdbkit_json_new(NULL, write_out, stdout);
+    rdbkit_resp *resp = rdbkit_resp_new(NULL, write_out, stdout);
+    if (argc != 2 || !setlocale(LC_ALL, argv[1]) || !ks || !json || !resp) return 2;
+    fprintf(stderr, "%.1f", 0.5);
+    if (run(ks, "INCRBYFLOAT", "float", "1.25", NULL) || run(ks, "INCRBYFLOAT", "float", "1,5", NULL) ||
+        run(ks, "INCRBYFLOAT", "float", "2e-3", NULL) || run(ks, "HINCRBYFLOAT", "hash", "field", "-0.5") ||
+        run(ks, "ZADD", "zset", "2.5", "a") || run(ks, "ZINCRBY", "zset", "0.25", "b") || run(ks, "ZINCRBY", "zset", "0,25", "c"))
+        return 1;
+    if (rdbkit_keyspace_emit(ks, NULL, rdbkit_json_visitor(json)) != RDBKIT_DONE || rdbkit_json_finish(json)) return 1;
+    if (rdbkit_keyspace_emit(ks, NULL, rdbkit_resp_visitor(resp)) != RDBKIT_DONE || rdbkit_resp_finish(resp)) return 1;
+    return 0;
+}
+"""
+
+
+@test
+def numbers_are_the_same_whatever_locale_the_program_has_set():
+    need("localedef")
+    prog = compile_in_shell("cc prog.c -I%s/include %s/lib/librdbkit.a -llzf -lz -lm -o prog" % (staged(), staged()), IN_A_LOCALE, "locale")
+    plain = run(prog, "C")
+    expect('"value":"1.252"' in plain and '"field":"-0.5"' in plain and '2.5' in plain, "in C:", plain)
+    ran = 0
+    for name, half in (("de_DE", "0,5"), ("ps_AF", "0\u066b5")):
+        subprocess.run(["localedef", "-i", name, "-f", "UTF-8", os.path.abspath(name + ".UTF-8")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.run([prog, name + ".UTF-8"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, LOCPATH=os.getcwd()), timeout=60)
+        if p.returncode == 2 or p.stderr.decode() != half:
+            continue
+        expect(p.returncode == 0 and p.stdout.decode() == plain, "in %s, exit %d:" % (name, p.returncode), p.stdout)
+        ran += 1
+    if not ran:
+        raise Skipped("no sources of locales with another decimal point")
+
+
 # ---- Objects -----------------------------------------------------------------------------------------------------------
 
 
