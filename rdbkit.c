@@ -3792,7 +3792,8 @@ typedef struct enc_state {
     const rdbkit_type *type;
     u64 nodes;
     mem_buf head, body, tail;
-    u64 spilled; /* bytes of the body that are in the spill */
+    u64 spilled;   /* bytes of the body that are in the spill */
+    u64 spill_off; /* of the first of them: a spill that cannot be reset still has the collections before */
 } enc_state;
 
 /* ---- strings and lengths ---- */
@@ -4321,6 +4322,7 @@ static void enc_begin(enc_state *e, const rdbkit_type *from) {
     e->has_active = fmt_id(from) == FMT_STREAM_3;
     e->plain = e->have_entry = e->have_group = 0;
     e->all_ints = 1;
+    if (e->spill && !e->spill->reset) e->spill_off += e->spilled;
     e->n = e->nodes = e->spilled = e->blob_n = e->live = 0;
     e->type = NULL;
 }
@@ -4486,7 +4488,7 @@ static int enc_write(enc_state *e, int (*put)(void *ctx, const void *data, size_
         size_t n = e->spilled - at < ENC_BODY ? (size_t)(e->spilled - at) : ENC_BODY;
         e->blob.len = 0;
         if (mem_buf_room(&e->mem, &e->blob, n)) return RDBKIT_ERR_NOMEM;
-        if (e->spill->read(e->spill->ctx, at, e->blob.data, n)) return RDBKIT_ERR_IO;
+        if (e->spill->read(e->spill->ctx, e->spill_off + at, e->blob.data, n)) return RDBKIT_ERR_IO;
         st = put(ctx, e->blob.data, n);
         at += n;
     }
