@@ -3285,6 +3285,8 @@ static int rec_lengths(rdbkit_reader *r, int opcode, const u8 *p) {
     int n = opcode == FMT_OP_SLOT_INFO ? 3 : opcode == FMT_OP_RESIZEDB ? 2 : 1, st = 0;
     for (int i = 0; i < n; i++)
         if ((st = rd_len(r, &p, &v[i]))) return st;
+    if (opcode == FMT_OP_SELECTDB && v[0] == RDBKIT_NO_DB) /* to servers a length that cannot be read */
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p + 1, "no database can have that number");
     r->p = p;
     switch (opcode) {
     case FMT_OP_SELECTDB:
