@@ -4,7 +4,8 @@
 #   ./build.sh                    install what is missing, build rdbkit, librdbkit.a and librdbkit.so
 #   ./build.sh test [NAME]        unit, fixture, command-line and server tests; NAME: only those with it in their name
 #   ./build.sh asan [NAME]        the same without servers, under the address and undefined-behaviour sanitizers
-#   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz
+#   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz. FUZZER=afl: with
+#                                 AFL++; FUZZ_TARGETS: only these
 #   ./build.sh lint               warnings, header, rooms, exports, format, scripts
 #   ./build.sh bench [NAME|pipe]  speed and memory beside the peers that are there; pipe: into a real server
 #   ./build.sh install [PREFIX]   to /usr/local, under DESTDIR; what was built before is taken as it is
@@ -67,6 +68,8 @@ package() { # package MANAGER THING: the packages that hold it
         brew:cxx) echo llvm ;;
         apk:fuzzer) echo clang compiler-rt ;;
         brew:fuzzer) echo llvm ;;
+        apt-get:afl) echo afl++ ;;
+        *:afl) echo aflplusplus ;;
         apt-get:asan) echo gcc libc6-dev ;;
         dnf:asan) echo libasan libubsan ;;
         apk:asan) echo clang compiler-rt ;;
@@ -317,50 +320,131 @@ asan() {
 
 # ---- fuzz ------------------------------------------------------------------------------------------------
 
-seeds() { # seeds DIR: the small fixtures: plain, with option bytes before them, as a program, with commands behind them
-    rm -rf "$1"; mkdir -p "$1"
+SEED='find fixtures -name *.rdb -size -64k'
+
+seeds() { # seeds DIR: what is fed to the targets first, made from fixtures: DIR/rdb, aof, program, blob, payload, plain
+    rm -rf "$1"; mkdir -p "$1/rdb" "$1/aof" "$1/program" "$1/blob" "$1/payload" "$1/plain"
     n=0
-    find fixtures -name '*.rdb' -size -64k 2>/dev/null | LC_ALL=C sort | while read -r f; do
+    set -f; $SEED 2>/dev/null | LC_ALL=C sort >build/fuzz/seeds.list; set +f
+    while read -r f; do # plain, with option bytes before them, as a program, with commands behind them
         n=$((n + 1))
-        cp "$f" "$1/$n.rdb"
-        { printf "\\$(printf %03o $((n % 256)))\\$(printf %03o $((n * 7 % 256)))\\001\\003"; cat "$f"; } >"$1/$n.opt"
-        { printf "\\001\\$(printf %03o $((n % 256)))\\001\\$(printf %03o $((n * 5 % 256)))"; cat "$f"; } >"$1/$n.prog"
-        { cat "$f"; printf '#TS:1\r\n*1\r\n$5\r\nMULTI\r\n*3\r\n$5\r\nRPUSH\r\n$1\r\nl\r\n$1\r\na\r\n*1\r\n$4\r\nEXEC\r\n'; } >"$1/$n.aof"
+        cp "$f" "$1/rdb/$n.rdb"
+        { printf "\\$(printf %03o $((n % 256)))\\$(printf %03o $((n * 7 % 256)))\\001\\003"; cat "$f"; } >"$1/rdb/$n.opt"
+        { printf "\\001\\$(printf %03o $((n % 256)))\\001\\$(printf %03o $((n * 5 % 256)))"; cat "$f"; } >"$1/program/$n"
+        { cat "$f"; printf '#TS:1\r\n*1\r\n$5\r\nMULTI\r\n*3\r\n$5\r\nRPUSH\r\n$1\r\nl\r\n$1\r\na\r\n*1\r\n$4\r\nEXEC\r\n'; } >"$1/aof/$n.rdb"
+    done <build/fuzz/seeds.list
+    find fixtures/aof -type f ! -name '*.keys.gz' 2>/dev/null | LC_ALL=C sort | while read -r f; do
+        n=$((n + 1))
+        case $f in *.gz) gzip -dc "$f" ;; *) cat "$f" ;; esac | head -c 16384 >"$1/aof/$n.aof"
     done
+    for f in fixtures/aof/*/*/*.manifest; do cat "$f" >"$1/plain/$(echo "$f" | tr / _)" 2>/dev/null || :; done
+    for p in 'a*' 'k[a-m]?x' '[^x-]*' 'a\*b' '*a*b*c'; do printf "\\$(printf %03o ${#p})%sabcxkmc" "$p" >"$1/plain/$(printf %s "$p" | tr -c 'a-z' _)"; done
+    compile_fuzz -DFUZZ_SIMPLE fuzz/seeds.c -o build/fuzz/seeds $LDFLAGS -llzf
+    xargs build/fuzz/seeds "$1/blob" "$1/payload" <build/fuzz/seeds.list
+}
+
+compile_fuzz() { run $CLANG -std=c11 $CPPFLAGS -g -O1 -I. "$@"; }
+
+seeds_of() { # seeds_of TARGET: the folder of its seeds
+    case $1 in
+        fuzz_aof | fuzz_replay) echo aof ;;
+        fuzz_codec) echo blob ;;
+        fuzz_dump) echo payload ;;
+        fuzz_events) echo program ;;
+        fuzz_glob | fuzz_input) echo plain ;;
+        *) echo rdb ;;
+    esac
+}
+
+dictionary_of() {
+    case $1 in fuzz_aof | fuzz_replay) echo fuzz/aof.dict ;; *) echo fuzz/rdb.dict ;; esac
+}
+
+build_fuzz() { # build_fuzz FLAGS...: the library, the mutator and all targets, in build/fuzz
+    lib=build/fuzz/rdbkit.o
+    CC_WAS=$CC; CC="$CLANG fuzz $*"; flags_file build/fuzz; CC=$CC_WAS
+    stale $lib rdbkit.c rdbkit.h build/fuzz/flags || lib=
+    if [ -n "$lib" ]; then compile_fuzz "$@" -c rdbkit.c -o $lib; fi
+    lib=build/fuzz/rdbkit.o
+    compile_fuzz $mutate -c fuzz/mutate.c -o build/fuzz/mutate.o
+    for t in fuzz/fuzz_*.c; do
+        b=build/fuzz/$(basename "$t" .c); with=$lib
+        if grep -q '#include "../rdbkit.c"' "$t"; then with=; fi
+        stale "$b" "$t" fuzz/*.h fuzz/mutate.c fuzz/standalone.c tests/events.c rdbkit.c rdbkit.h build/fuzz/flags || continue
+        compile_fuzz "$@" "$t" $with build/fuzz/mutate.o $main -o "$b" $LDFLAGS $LIBS
+    done
+}
+
+fuzz_one() { # fuzz_one NAME SECONDS: with libFuzzer, or without
+    b=build/fuzz/$1 corpus=build/corpus/$1
+    mkdir -p "$corpus"
+    if [ -n "$main" ]; then
+        set -- "$2" "$b-" "build/corpus/seeds/$(seeds_of "$1")"
+    else
+        set -- -max_total_time="$2" -max_len=65536 -rss_limit_mb=1024 -timeout=20 -print_final_stats=1 \
+            -artifact_prefix="$b-" -dict="$(dictionary_of "$1")" "$corpus" "build/corpus/seeds/$(seeds_of "$1")"
+    fi
+    "./$b" "$@" >"$b.log" 2>&1 </dev/null
+}
+
+fuzz_said() { # fuzz_said LOG: executions, edges, features, inputs kept
+    awk '/^#[0-9]+.* cov: / { for (i = 2; i < NF; i++) v[$i] = $(i + 1) }
+        /number_of_executed_units/ { n = $2 } / runs$/ { n = $1 }
+        END { printf "%d executions", n
+              if ("cov:" in v) printf ", %d edges, %d features, corpus %s", v["cov:"], v["ft:"], v["corp:"]
+              print "" }' "$1"
+}
+
+afl_one() { # afl_one NAME SECONDS: with AFL++ and our mutator beside its own
+    b=build/fuzz/$1 out=build/afl/$1
+    mkdir -p build/afl
+    case $1 in fuzz_codec) input=3 ;; fuzz_dump) input=2 ;; fuzz_glob | fuzz_input | fuzz_events) input=1 ;; *) input=0 ;; esac
+    in=-; [ -d "$out/default/queue" ] || in=build/corpus/seeds/$(seeds_of "$1")
+    env AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_SKIP_CPUFREQ=1 AFL_NO_AFFINITY=1 AFL_NO_UI=1 AFL_IGNORE_SEED_PROBLEMS=1 \
+        AFL_AUTORESUME=1 AFL_CMPLOG_ONLY_NEW=1 AFL_FAST_CAL=1 AFL_NO_STARTUP_CALIBRATION=1 ASAN_OPTIONS=abort_on_error=1:symbolize=0:allocator_may_return_null=1 \
+        FUZZ_INPUT=$input AFL_CUSTOM_MUTATOR_LIBRARY="$PWD/build/fuzz/mutate.so" \
+        afl-fuzz -V "$2" -t 5000+ -m none -G 65536 -x "$(dictionary_of "$1")" -i $in -o "$out" -- "./$b" >"$b.log" 2>&1 </dev/null || return 1
+    [ "$(ls "$out"/default/crashes "$out"/default/hangs 2>/dev/null | grep -c '^id')" = 0 ]
+}
+
+afl_said() { # afl_said NAME
+    awk '$1 ~ /^(execs_done|edges_found|corpus_count|saved_crashes|saved_hangs)$/ { printf "%s %s  ", $1, $3 }' "build/afl/$1/default/fuzzer_stats"
+    echo
 }
 
 fuzz() {
     seconds=${1:-60}
     need_build
-    mkdir -p build/fuzz
-    flags='-g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all' main=
-    find_clang "$flags" || { { install_things fuzzer || install_things clang; } && find_clang "$flags"; } || {
-        say "NO FUZZER RUNTIME: replaying the seeds with simple mutations instead"
-        CLANG=$CC flags='-g -O1' main=fuzz/standalone.c
-        if links "$SAN" stdio.h; then flags=$SAN; fi
-    }
-    seeds build/corpus/seeds
-    targets=$(ls fuzz/fuzz_*.c)
+    mkdir -p build/fuzz build/corpus
+    main= mutate=-O2 runner=${FUZZER:-libfuzzer}
+    if [ "$runner" = afl ]; then
+        have afl-clang-fast || install_things afl || die "no AFL++"
+        CLANG=afl-clang-fast mutate='-O2 -DFUZZ_SIMPLE'
+        flags='-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
+    else
+        flags='-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
+        find_clang "-g -O1 $flags" || { { install_things fuzzer || install_things clang; } && find_clang "-g -O1 $flags"; } || {
+            say "NO FUZZER RUNTIME: replaying the seeds with our mutations alone instead"
+            runner=none CLANG=$CC flags= main=fuzz/standalone.c mutate='-O2 -DFUZZ_SIMPLE'
+            if links "$SAN" stdio.h; then flags=$SAN; fi
+        }
+    fi
+    build_fuzz $flags
+    if [ "$runner" = afl ]; then compile_fuzz -O2 -fPIC -shared -DFUZZ_SIMPLE -DFUZZ_AFL fuzz/mutate.c -o build/fuzz/mutate.so -llzf; fi
+    [ -d build/corpus/seeds/payload ] && ! stale build/corpus/seeds fixtures fuzz/seeds.c fuzz/mutate.c || seeds build/corpus/seeds
+    targets=${FUZZ_TARGETS:-$(ls fuzz/fuzz_*.c)}
     set -- $targets; each=$((seconds / $#)); [ $each -gt 0 ] || each=1
     findings=0
     for t in $targets; do
         name=$(basename "$t" .c)
-        b=build/fuzz/$name
-        run $CLANG -std=c11 $CPPFLAGS $flags -I. "$t" $(grep -q '#include "../rdbkit.c"' "$t" || echo rdbkit.c) $main -o "$b" $LDFLAGS $LIBS
-        mkdir -p "build/corpus/$name"
-        dict=fuzz/rdb.dict; case $name in fuzz_aof | fuzz_replay) dict=fuzz/aof.dict ;; esac
-        if [ -n "$main" ]; then
-            set -- $each "build/fuzz/$name-" build/corpus/seeds
-        else
-            set -- -max_total_time=$each -max_len=65536 -rss_limit_mb=512 -timeout=10 -print_final_stats=1 \
-                -artifact_prefix="build/fuzz/$name-" -dict=$dict "build/corpus/$name" build/corpus/seeds
-        fi
-        if "./$b" "$@" >"$b.log" 2>&1 </dev/null; then
-            echo "ok    $name: $(grep -Eo 'number_of_executed_units: [0-9]+|[0-9]+ runs' "$b.log" | tail -n 1)"
+        if [ "$runner" = afl ] && afl_one "$name" $each; then
+            echo "ok    $name: $(afl_said "$name")"
+        elif [ "$runner" != afl ] && fuzz_one "$name" $each; then
+            echo "ok    $name: $(fuzz_said "build/fuzz/$name.log")"
         else
             findings=$((findings + 1))
-            echo "FAIL  $name: the input is in build/fuzz, all that was said in $b.log"
-            grep -vE '^#[0-9]+' "$b.log" | tail -n 40
+            echo "FAIL  $name: the input is in build/fuzz (AFL++: build/afl), all that was said in build/fuzz/$name.log"
+            grep -avE '^#[0-9]+' "build/fuzz/$name.log" | tail -n 40
         fi
     done
     [ $findings = 0 ]

@@ -1,7 +1,6 @@
-/* fuzz.h - what the fuzz targets share: option bytes, chance, pieces of input, what was written, a mutator that
- * knows of the checksum.
+/* fuzz.h - what the fuzz targets share: option bytes, chance, pieces of input, what was written, and which mutator.
  *
- * An input is an RDB, or four option bytes and an RDB. Include it once a program.
+ * An input is a file, or four option bytes and a file. Include it once a program.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -19,10 +18,35 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len, uint8_t *out,
+                                 size_t max, unsigned seed);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
+/* What inputs of a target are, for mutate.c. */
+enum {
+    FUZZ_RDB,     /* an RDB file, or an append-only one: told by its first bytes */
+    FUZZ_PLAIN,   /* bytes of which nothing is known */
+    FUZZ_PAYLOAD, /* option bytes, type byte, value, version, checksum */
+    FUZZ_BLOB     /* option bytes, of which the first modulo FUZZ_BLOB_N says what follows */
+};
+enum { FUZZ_LISTPACK, FUZZ_ZIPLIST, FUZZ_ZIPMAP, FUZZ_INTSET, FUZZ_NODE, FUZZ_LZF, FUZZ_NUMBER, FUZZ_BLOB_N };
+
+size_t fuzz_mutate(int input, uint8_t *data, size_t size, size_t max_size, unsigned seed);
+size_t fuzz_cross(int input, const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len, uint8_t *out,
+                  size_t max, unsigned seed);
+
+/* What libFuzzer asks for; once in each target. */
+#define FUZZ_INPUT(input)                                                                            \
+    size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {     \
+        return fuzz_mutate(input, data, size, max_size, seed);                                       \
+    }                                                                                                \
+    size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len, \
+                                     uint8_t *out, size_t max, unsigned seed) {                      \
+        return fuzz_cross(input, a, a_len, b, b_len, out, max, seed);                                \
+    }
+
 /* Takes the option bytes from the front; an input that begins with a magic has none: all zero. */
-static void fuzz_options(uint8_t options[4], const uint8_t **data, size_t *size) {
+static inline void fuzz_options(uint8_t options[4], const uint8_t **data, size_t *size) {
     memset(options, 0, 4);
     if (*size < 4 || !memcmp(*data, "REDI", 4) || !memcmp(*data, "VALK", 4)) return;
     memcpy(options, *data, 4);
@@ -110,18 +134,6 @@ static inline void fuzz_on_loss(void *ctx, const rdbkit_key_loss *loss) {
     told->items[loss->row->kind] += loss->items;
     for (size_t i = 0; i < loss->key.len; i++) told->names += (unsigned char)loss->key.data[i];
     if (!loss->items) fuzz_fail("a loss of nothing", loss->row->kind, 0);
-}
-
-/* Mostly ends the input with a checksum of zero, which stands for none: otherwise hardly an input gets past it. */
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
-    size = LLVMFuzzerMutate(data, size, max_size);
-    uint32_t state = seed;
-    uint32_t what = fuzz_chance(&state) % 8;
-    if (size > 24 && what) {
-        memset(data + size - 8, 0, 8);
-        if (what == 1) data[size - 9] = 255;
-    }
-    return size;
 }
 
 #endif

@@ -7,17 +7,9 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define LLVMFuzzerCustomMutator \
-    fuzz_rdb_mutator /* it ends inputs with a checksum, which a file here does not have */
 #include "fuzz.h"
-#undef LLVMFuzzerCustomMutator
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
-
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
-    (void)seed;
-    return LLVMFuzzerMutate(data, size, max_size);
-}
+FUZZ_INPUT(FUZZ_RDB)
 
 static int feed_one(void *to, const void *data, size_t len) { return rdbkit_aof_feed(to, data, len); }
 

@@ -7,6 +7,8 @@
  */
 #include "fuzz.h"
 
+FUZZ_INPUT(FUZZ_PLAIN)
+
 enum { GLOB_MAX = 20 };
 
 /* One element of a pattern: the bytes that it takes. Returns its length. */

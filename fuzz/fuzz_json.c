@@ -10,6 +10,8 @@
 
 #include <errno.h>
 
+FUZZ_INPUT(FUZZ_RDB)
+
 enum { DEPTH_MAX = 12 };
 
 /* What may come next. */

@@ -9,6 +9,8 @@
 
 #include "../tests/events.c"
 
+FUZZ_INPUT(FUZZ_RDB)
+
 static int feed_one(void *to, const void *data, size_t len) { return rdbkit_reader_feed(to, data, len); }
 
 static int feed_some(rdbkit_reader *r, fuzz_source *s) {

@@ -7,20 +7,11 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define LLVMFuzzerCustomMutator \
-    fuzz_rdb_mutator /* it ends inputs with a checksum, which a file here does not have */
-#include "fuzz.h"
-#undef LLVMFuzzerCustomMutator
+#include "sum.h"
 
 #include <errno.h>
-#include <math.h>
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
-
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed) {
-    (void)seed;
-    return LLVMFuzzerMutate(data, size, max_size);
-}
+FUZZ_INPUT(FUZZ_RDB)
 
 enum { PROGRAM = 1, STARVE = 2, SOURCE = 4, MULTI = 8 };
 enum { ARGS_MAX = 2048, COMMANDS_MAX = 400 };
@@ -53,169 +44,12 @@ static void mem_free(void *ctx, void *ptr, size_t size) {
 
 static const rdbkit_allocator memory = {mem_alloc, mem_realloc, mem_free, NULL};
 
-/* ---- all events as one number: the order of members and fields does not count ---- */
-
-typedef struct sum {
-    uint64_t all, value, keys;
-    int loose;    /* 1: leave out what commands cannot carry: times of consumers */
-    int estimate; /* 1: leave out what is estimated while loading a file below RDB 11: counters, active times */
-    int ended;
-    int db; /* to show */
-    char name[64];
-    size_t name_len;
-    const char *shape;
-    long long expire_ms;
-} sum;
-
-static int show; /* 1: tell of each key, for one who looks at a finding: FUZZ_SHOW in the environment */
-
-static uint64_t mix(uint64_t h, const void *data, size_t len) {
-    const uint8_t *p = data;
-    for (size_t i = 0; i < len; i++) h = (h ^ p[i]) * 1099511628211u;
-    return (h ^ len) * 1099511628211u + (h >> 29);
-}
-
-static uint64_t mix_str(uint64_t h, rdbkit_str s) { return mix(h, s.data, s.len); }
-static uint64_t mix_u64(uint64_t h, uint64_t x) { return mix(h, &x, sizeof x); }
-
-static uint64_t mix_double(uint64_t h, double d) {
-    if (isnan(d)) fuzz_fail("NaN", 0, 0);
-    if (d == 0) d = 0; /* what is a listpack in a file has no minus zero */
-    return mix(h, &d, sizeof d);
-}
-
-static int on_function(void *u, rdbkit_str code, int opcode) {
-    sum *s = u;
-    (void)opcode;
-    s->all = mix_str(s->all + 1, code);
-    return 0;
-}
-
-/* Commands say 1 for a time before 1970, and the base of an append-only file says 0. */
-static uint64_t time_of(int64_t ms) { return ms < 1 && ms != RDBKIT_NO_EXPIRY ? 1 : (uint64_t)ms; }
-
-static int on_key(void *u, const rdbkit_key *key) {
-    sum *s = u;
-    s->keys++;
-    s->value = 0;
-    s->db = (int)key->db, s->expire_ms = key->expire_ms, s->shape = key->type->name;
-    s->name_len = key->name.len < sizeof s->name ? key->name.len : sizeof s->name;
-    memcpy(s->name, key->name.data, s->name_len);
-    s->all = mix_str(s->all, key->name);
-    uint64_t facts[] = {key->db, time_of(key->expire_ms), (uint64_t)key->type->shape};
-    s->all = mix(s->all, facts, sizeof facts);
-    return 0;
-}
-
-static int on_raw(void *u, const void *data, size_t len) {
-    (void)u, (void)data, (void)len;
-    return 0;
-}
-
-static int on_string(void *u, rdbkit_str value) {
-    sum *s = u;
-    s->value = mix_str(s->value, value);
-    return 0;
-}
-
-static int on_list_item(void *u, rdbkit_str item) { return on_string(u, item); }
-
-static int on_set_member(void *u, rdbkit_str member) {
-    sum *s = u;
-    s->value += mix_str(3, member);
-    return 0;
-}
-
-static int on_zset_member(void *u, rdbkit_str member, double score) {
-    sum *s = u;
-    s->value += mix_double(mix_str(5, member), score);
-    return 0;
-}
-
-static int on_hash_field(void *u, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
-    sum *s = u;
-    s->value += mix_u64(mix_str(mix_str(7, field), value), time_of(expire_ms));
-    return 0;
-}
-
-static int on_stream_entry(void *u, rdbkit_stream_id id, uint64_t fields) {
-    sum *s = u;
-    s->value = mix_u64(mix_u64(mix_u64(s->value, id.ms), id.seq), fields);
-    return 0;
-}
-
-static int on_stream_field(void *u, rdbkit_str field, rdbkit_str value) {
-    sum *s = u;
-    s->value = mix_str(mix_str(s->value, field), value);
-    return 0;
-}
-
-static int on_stream_info(void *u, const rdbkit_stream_info *i) {
-    sum *s = u;
-    uint64_t facts[] = {i->length,          i->last_id.ms,    i->last_id.seq,
-                        i->first_id.ms,     i->first_id.seq,  i->max_deleted.ms,
-                        i->max_deleted.seq, i->entries_added, i->groups};
-    if (show)
-        for (size_t k = 0; k < sizeof facts / sizeof facts[0]; k++)
-            fprintf(stderr, " %llu", (unsigned long long)facts[k]);
-    s->value = mix(s->value, facts, s->estimate ? 5 * sizeof facts[0] : sizeof facts);
-    return 0;
-}
-
-static int on_stream_group(void *u, const rdbkit_stream_group *g) {
-    sum *s = u;
-    uint64_t facts[] = {g->last_id.ms, g->last_id.seq, s->estimate ? 0 : (uint64_t)g->entries_read,
-                        g->pending, g->consumers};
-    s->value = mix(mix_str(s->value, g->name), facts, sizeof facts);
-    return 0;
-}
-
-static int on_stream_consumer(void *u, const rdbkit_stream_consumer *c) {
-    sum *s = u;
-    uint64_t facts[] = {s->loose ? 0 : (uint64_t)c->seen_ms,
-                        s->loose || s->estimate ? 0 : (uint64_t)c->active_ms, c->pending};
-    s->value = mix(mix_str(s->value, c->name), facts, sizeof facts);
-    return 0;
-}
-
-static int on_stream_pending(void *u, const rdbkit_stream_pending *p) {
-    sum *s = u;
-    uint64_t facts[] = {p->id.ms, p->id.seq, (uint64_t)p->delivery_ms, p->delivery_count};
-    s->value = mix(s->value, facts, sizeof facts);
-    return 0;
-}
-
-static int on_key_end(void *u) {
-    sum *s = u;
-    s->all = mix_u64(s->all, s->value);
-    if (show)
-        fprintf(stderr, "%d.%.*s %s %lld: %016llx\n", s->db, (int)s->name_len, s->name, s->shape,
-                s->expire_ms, (unsigned long long)s->value);
-    return 0;
-}
-
-static int on_end(void *u, int checksum) {
-    (void)checksum;
-    ((sum *)u)->ended++;
-    return 0;
-}
+/* ---- all events as one number ---- */
 
 static sum sum_of(rdbkit_keyspace *ks, int loose, int estimate) {
-    sum s;
-    memset(&s, 0, sizeof s);
-    s.loose = loose, s.estimate = estimate;
-    rdbkit_visitor v;
-    memset(&v, 0, sizeof v);
-    v.user = &s;
-    v.function = on_function, v.key = on_key, v.raw = on_raw, v.string = on_string,
-    v.list_item = on_list_item;
-    v.set_member = on_set_member, v.zset_member = on_zset_member, v.hash_field = on_hash_field;
-    v.stream_entry = on_stream_entry, v.stream_field = on_stream_field, v.stream_info = on_stream_info;
-    v.stream_group = on_stream_group, v.stream_consumer = on_stream_consumer,
-    v.stream_pending = on_stream_pending;
-    v.key_end = on_key_end, v.end = on_end;
-    show = getenv("FUZZ_SHOW") != NULL;
-    if (show) fprintf(stderr, "--\n");
+    sum s = sum_start(loose, estimate);
+    rdbkit_visitor v = sum_visitor(&s);
+    if (sum_show) fprintf(stderr, "--\n");
     int st = rdbkit_keyspace_emit(ks, NULL, &v);
     if (st == RDBKIT_ERR_NOMEM || st == RDBKIT_ERR_LIMIT) exit(0);
     if (st != RDBKIT_DONE || s.ended != 1) {
@@ -239,7 +73,7 @@ static int on_event(void *ctx, const rdbkit_replay_event *event) {
         !event->command->argc)
         fuzz_fail("an event of nothing", (long long)event->kind, 0);
     told[event->kind]++;
-    if (show && event->kind == RDBKIT_REPLAY_REFUSED)
+    if (sum_show && event->kind == RDBKIT_REPLAY_REFUSED)
         fprintf(stderr, "refused: %.*s: %s\n", (int)event->command->argv[0].len, event->command->argv[0].data,
                 event->text);
     return 0;
@@ -388,7 +222,7 @@ static void there_and_back(state *s, unsigned how, const rdbkit_target *target, 
     int commands = how & 1, sound;
     sum before, after;
     before = sum_of(s->ks, commands, target->rdb_version < 11);
-    if (show)
+    if (sum_show)
         fprintf(stderr, "-- %s, %u, %s, seed %u\n", commands ? "commands" : "rdb", how >> 1, target->name,
                 o[3]);
     sound = commands ? write_commands(s, target, how >> 1, &out) : write_rdb(s, target, how >> 1, &out);
@@ -396,7 +230,8 @@ static void there_and_back(state *s, unsigned how, const rdbkit_target *target, 
         if (commands) load_commands(&copy, s->foreign, &out, o, targets);
         else load_rdb(&copy, &out, o, targets);
         after = sum_of(copy.ks, commands, target->rdb_version < 11);
-        if (!s->foreign && (before.all != after.all || before.keys != after.keys))
+        if (!s->foreign &&
+            (before.all != after.all || before.order != after.order || before.keys != after.keys))
             fuzz_fail(commands ? "commands make another keyspace, keys"
                                : "the RDB file holds another keyspace, keys",
                       (long long)before.keys, (long long)after.keys);

@@ -1,13 +1,16 @@
-/* fuzz_resp.c - commands out: whatever the input, what is written is whole, well-formed commands.
+/* fuzz_resp.c - commands out: whatever the input, what is written is whole, well-formed commands; and of an input that is
+ * sound and loses nothing they make the same keyspace, as RESTORE or not.
  *
  * Option bytes: target (128: restore); flags (1 del_first, 2 replace, 4 single_db, 8 drop_functions, 16 allow_loss, 32 dry_run,
  * 64 small pieces, 128 a write fails); batch; where the write fails.
  *
  * SPDX-License-Identifier: MIT
  */
-#include "fuzz.h"
+#include "sum.h"
 
 #include <errno.h>
+
+FUZZ_INPUT(FUZZ_RDB)
 
 /* Where a byte of RESP stands. */
 enum { AT_STAR, IN_COUNT, COUNT_LF, AT_DOLLAR, IN_LEN, LEN_LF, IN_BODY, BODY_CR, BODY_LF };
@@ -15,7 +18,10 @@ enum { AT_STAR, IN_COUNT, COUNT_LF, AT_DOLLAR, IN_LEN, LEN_LF, IN_BODY, BODY_CR,
 typedef struct checker {
     int state, digits, first;
     uint64_t number, args, left, total, fail_at;
+    fuzz_bytes kept; /* as long as it is short */
 } checker;
+
+enum { KEPT_MAX = 1 << 20 };
 
 static void expect(const checker *c, int found, int wanted) {
     if (found != wanted) fuzz_fail("RESP: found, wanted", found, wanted);
@@ -82,6 +88,7 @@ static int take(void *ctx, const void *data, size_t len) {
     const uint8_t *p = data;
     if (c->total + len > c->fail_at) return -ENOSPC;
     c->total += len;
+    if (c->total <= KEPT_MAX) fuzz_keep(&c->kept, data, len);
     for (size_t i = 0; i < len;) {
         if (c->state == IN_BODY && !c->first) { /* in one go: keys may be large and come often */
             size_t n = c->left < len - i ? (size_t)c->left : len - i;
@@ -93,6 +100,37 @@ static int take(void *ctx, const void *data, size_t len) {
         }
     }
     return 0;
+}
+
+/* Run the commands, and hold what comes out against the input. */
+static void compare(const uint8_t *data, size_t size, const fuzz_bytes *commands,
+                    const rdbkit_resp_options *so) {
+    sum before = sum_start(!so->restore, !(so->target->features & RDBKIT_F_STREAM_COUNTERS)), after = before;
+    before.modules = after.modules = so->restore; /* else they are RESTORE as well, in other bytes */
+    if (sum_read(&before, data, size) != RDBKIT_DONE || before.odd) return;
+    if (sum_show) fprintf(stderr, "--\n%.*s\n--\n", (int)commands->len, (const char *)commands->data);
+    rdbkit_keyspace_options ko;
+    rdbkit_keyspace_options_init(&ko);
+    ko.source = so->target;
+    rdbkit_keyspace *ks = rdbkit_keyspace_new(&ko);
+    rdbkit_aof *a = ks ? rdbkit_aof_new(NULL, rdbkit_keyspace_aof_visitor(ks)) : NULL;
+    if (!a) exit(0);
+    int status = rdbkit_aof_feed(a, commands->data, commands->len);
+    if (status == RDBKIT_MORE) status = rdbkit_aof_finish(a);
+    int ran = status;
+    rdbkit_replay_stats stats;
+    rdbkit_keyspace_stats(ks, &stats);
+    rdbkit_visitor v = sum_visitor(&after);
+    status = rdbkit_keyspace_emit(ks, NULL, &v);
+    int same =
+        ran == RDBKIT_DONE && status == RDBKIT_DONE && before.keys == after.keys && before.all == after.all;
+    if ((!same || stats.events[RDBKIT_REPLAY_REFUSED]) && !sum_twice(data, size)) {
+        fprintf(stderr, "%s\n%s\n", rdbkit_aof_error(a)->message, rdbkit_keyspace_error(ks)->message);
+        fuzz_fail(same ? "commands that are refused" : "commands make another keyspace, keys",
+                  (long long)before.keys, (long long)after.keys);
+    }
+    rdbkit_aof_free(a);
+    rdbkit_keyspace_free(ks);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -146,7 +184,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         fuzz_fail("a refusal, losses", status, losses);
     if (status == RDBKIT_DONE && losses && !so.allow_loss && !so.dry_run)
         fuzz_fail("a silent loss", status, losses);
+    if (status == RDBKIT_DONE && !failed && !so.dry_run && !so.single_db && !rdbkit_resp_loss(s, 0) &&
+        c.total <= KEPT_MAX)
+        compare(data, size, &c.kept, &so);
     rdbkit_reader_free(r);
     rdbkit_resp_free(s);
+    free(c.kept.data);
     return 0;
 }

@@ -9,6 +9,8 @@
 
 #include <errno.h>
 
+FUZZ_INPUT(FUZZ_RDB)
+
 typedef struct tally {
     uint64_t lost, names;
 } tally;

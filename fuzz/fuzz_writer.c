@@ -1,16 +1,19 @@
-/* fuzz_writer.c - RDB out: whatever is read and written for a target can be read there, and writing it again gives the
- * same bytes.
+/* fuzz_writer.c - RDB out: whatever is read and written for a target can be read there, writing it again gives the same
+ * bytes, and what is sound and loses nothing says the same as before.
  *
  * Option bytes: target (0: as the input); flags (1 reencode, 2 no_compress, 4 drop_modules, 8 allow_loss).
  *
  * SPDX-License-Identifier: MIT
  */
-#include "fuzz.h"
+#include "sum.h"
 
 #include <errno.h>
 
-/* Read an input into a writer. Returns the reader's status. */
-static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, fuzz_bytes *out) {
+FUZZ_INPUT(FUZZ_RDB)
+
+/* Read an input into a writer. Returns the reader's status; *lossless: there is neither loss nor note. */
+static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options *wo, fuzz_bytes *out,
+                   int *lossless) {
     fuzz_losses told = {{0}, 0};
     rdbkit_writer_options options = *wo;
     options.on_loss = fuzz_on_loss;
@@ -30,9 +33,23 @@ static int convert(const uint8_t *data, size_t size, const rdbkit_writer_options
     }
     if (status == RDBKIT_DONE && losses && !wo->allow_loss) fuzz_fail("a silent loss", status, losses);
     if (status == RDBKIT_ERR_USAGE) fuzz_fail("the writer does not understand the reader", status, losses);
+    *lossless = !rdbkit_writer_loss(w, 0);
     rdbkit_reader_free(r);
     rdbkit_writer_free(w);
     return status;
+}
+
+/* If the input is sound in every respect, so is what was written, and both say the same. */
+static void compare(const uint8_t *data, size_t size, const fuzz_bytes *out) {
+    sum before = sum_start(0, 0), after = before;
+    before.modules = after.modules = 1;
+    if (sum_read(&before, data, size) != RDBKIT_DONE || before.odd) return;
+    if (sum_show) fprintf(stderr, "--\n");
+    int status = sum_read(&after, out->data, out->len);
+    if (status == RDBKIT_DONE && before.keys == after.keys && before.all == after.all) return;
+    if (sum_twice(data, size)) return;
+    if (status != RDBKIT_DONE) fuzz_fail("sound before, status now", status, 0);
+    fuzz_fail("other data than before, keys", (long long)before.keys, (long long)after.keys);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -49,9 +66,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     wo.allow_loss = o[1] >> 3 & 1;
 
     fuzz_bytes once = {NULL, 0}, twice = {NULL, 0};
-    if (convert(data, size, &wo, &once) == RDBKIT_DONE) {
+    int lossless, unused;
+    if (convert(data, size, &wo, &once, &lossless) == RDBKIT_DONE) {
+        if (lossless) compare(data, size, &once);
         wo.allow_loss = 0; /* nothing is left to lose */
-        int status = convert(once.data, once.len, &wo, &twice);
+        int status = convert(once.data, once.len, &wo, &twice, &unused);
         if (status != RDBKIT_DONE)
             fuzz_fail("what was written cannot be read, status", status, (long long)once.len);
         if (once.len != twice.len || memcmp(once.data, twice.data, once.len))

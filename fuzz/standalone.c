@@ -1,4 +1,4 @@
-/* standalone.c - runs a fuzz target where there is no libFuzzer: the seeds, then simple mutations of them.
+/* standalone.c - runs a fuzz target where there is no libFuzzer: the seeds, then mutations of them.
  *
  *   target SECONDS PREFIX FOLDER     the input at work lies in PREFIXcurrent, and stays there after a crash
  *   target FILE                      one input, to look at a finding
@@ -15,7 +15,6 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 
 enum { MAX = 65536 };
 
@@ -25,29 +24,6 @@ static uint32_t chance(uint32_t below) {
     x ^= x >> 7;
     x ^= x << 17;
     return (uint32_t)(x >> 32) % below;
-}
-
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size) {
-    static const uint8_t odd[] = {0, 1, 0x3f, 0x40, 0x7f, 0x80, 0x81, 0xc0, 0xc3, 0xfe, 0xff};
-    for (uint32_t n = 1 + chance(4); n && size; n--) {
-        size_t at = chance((uint32_t)size), many = 1 + chance(8);
-        switch (chance(5)) {
-        case 0: data[at] ^= (uint8_t)(1u << chance(8)); break;
-        case 1: data[at] = odd[chance(sizeof odd)]; break;
-        case 2: data[at] = (uint8_t)(data[at] + chance(3) - 1); break;
-        case 3: /* take bytes out */
-            if (many > size - at) many = size - at;
-            memmove(data + at, data + at + many, size - at - many);
-            size -= many;
-            break;
-        default: /* say bytes twice */
-            if (many > size - at) many = size - at;
-            if (size + many > max_size) break;
-            memmove(data + at + many, data + at, size - at);
-            size += many;
-        }
-    }
-    return size;
 }
 
 static size_t load(const char *path, uint8_t *data) {
