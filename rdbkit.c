@@ -100,6 +100,11 @@
 #define PORT_PRINTF(f, a)
 #endif
 
+/* 32-bit x86 without SSE2 rounds sums twice, and the scores and distances of a replay are not those of a server. */
+#if defined(__i386__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SSE2_MATH__)
+#pragma GCC target("sse2,fpmath=sse")
+#endif
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define PORT_X86 1
 #include <immintrin.h>

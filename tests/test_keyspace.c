@@ -417,6 +417,8 @@ static const line lines[] = {
      "z<b:-inf c:16 d:1000 a:inf>; y<a:5>; s=v"},
     {"ZINCRBY z 1.5 a;ZINCRBY z -3 a;!ZINCRBY z x a;ZADD z inf b;!ZINCRBY z -inf b;ZINCRBY z 0 c",
      "z<a:-1.5 c:0 b:inf>"},
+    /* a little above the middle between 1 and the next double: a sum that is rounded twice comes back to 1 */
+    {"ZADD z 1 a;ZINCRBY z 1.1102230246251568e-16 a;ZINCRBY z -1 a", "z<a:2.22044604925031e-16>"},
     {"ZADD z 1 a 2 b 3 c 4 d 5 e 6 f;ZREM z a none;ZREMRANGEBYRANK z 0 0;ZREMRANGEBYSCORE z (3 4;ZPOPMIN "
      "z;ZPOPMAX z 1;!ZPOPMIN z x;!ZREMRANGEBYRANK z x 1;!ZREMRANGEBYSCORE z x 1;ZREM none a",
      "z<e:5>"},
