@@ -487,7 +487,7 @@ static void disorder(void) {
             memset(big, 'x', sizeof big);
             for (u64 j = 0; j < f + (x >> 50 & 1); j++)
                 xs_on_field(&K->env, s, (rdbkit_str){"fab" + j % 3, 1},
-                            (rdbkit_str){big, round % 2 && x % 5 == 0 ? sizeof big : x % 7});
+                            (rdbkit_str){big, round % 2 && x % 5 == 0 ? sizeof big : (size_t)(x % 7)});
             live += !have[id], have[id] = 1;
             if (x >> 20 & 1 && round % 4 == 0) {
                 const u64 d = (x >> 21) % N;
@@ -626,7 +626,7 @@ static void fuzz(u64 x, int n) {
         for (int j = 0; j < 5; j++)
             snprintf(num[j], 32, "%llu-%llu", (unsigned long long)(i / 40 + (int)PICK(60)),
                      (unsigned long long)PICK(2));
-        const size_t r = PICK(13);
+        const size_t r = (size_t)PICK(13);
         ADD(rows[r].name);
         if (PICK(4)) { /* likely good */
             const char *name = rows[r].name;

@@ -176,7 +176,7 @@ static void seq_refuses_what_is_too_large(void **state) {
     seq_items s = {NULL, 0, 0, 0, 0};
     CHECK(seq_insert(&counted, &s, 0, (rdbkit_str){"", (size_t)SEQ_LEN_MAX + 1}) == RDBKIT_ERR_NOMEM &&
           s.n == 0);
-    CHECK(seq_insert(&counted, &s, 0, (rdbkit_str){"", SIZE_MAX / 4}) == RDBKIT_ERR_NOMEM && !s.data);
+    CHECK(seq_insert(&counted, &s, 0, (rdbkit_str){"", SIZE_MAX / 2}) == RDBKIT_ERR_NOMEM && !s.data);
 }
 
 /* ---- tab_ ---- */
