@@ -5,7 +5,7 @@
 #   ./build.sh test [NAME]        unit, fixture, command-line and server tests; NAME: only those with it in their name
 #   ./build.sh asan [NAME]        the same without servers, under the address and undefined-behaviour sanitizers
 #   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz. FUZZER=afl: with
-#                                 AFL++; FUZZ_TARGETS: only these
+#                                 AFL++; FUZZER=coverage: what the corpora reach; FUZZ_TARGETS: only these files
 #   ./build.sh lint               warnings, header, rooms, exports, format, scripts
 #   ./build.sh bench [NAME|pipe]  speed and memory beside the peers that are there; pipe: into a real server
 #   ./build.sh install [PREFIX]   to /usr/local, under DESTDIR; what was built before is taken as it is
@@ -360,18 +360,18 @@ dictionary_of() {
     case $1 in fuzz_aof | fuzz_replay) echo fuzz/aof.dict ;; *) echo fuzz/rdb.dict ;; esac
 }
 
-build_fuzz() { # build_fuzz FLAGS...: the library, the mutator and all targets, in build/fuzz
-    lib=build/fuzz/rdbkit.o
-    CC_WAS=$CC; CC="$CLANG fuzz $*"; flags_file build/fuzz; CC=$CC_WAS
-    stale $lib rdbkit.c rdbkit.h build/fuzz/flags || lib=
-    if [ -n "$lib" ]; then compile_fuzz "$@" -c rdbkit.c -o $lib; fi
-    lib=build/fuzz/rdbkit.o
-    compile_fuzz $mutate -c fuzz/mutate.c -o build/fuzz/mutate.o
+build_fuzz() { # build_fuzz DIR FLAGS...: the library, the mutator and all targets
+    dir=$1; shift
+    mkdir -p "$dir"
+    echo "$CLANG $CPPFLAGS $* $mutate $main" >"$dir/flags.new"
+    if cmp -s "$dir/flags.new" "$dir/flags"; then rm "$dir/flags.new"; else mv "$dir/flags.new" "$dir/flags"; fi
+    if stale "$dir/rdbkit.o" rdbkit.c rdbkit.h "$dir/flags"; then compile_fuzz "$@" -c rdbkit.c -o "$dir/rdbkit.o"; fi
+    compile_fuzz $mutate -c fuzz/mutate.c -o "$dir/mutate.o"
     for t in fuzz/fuzz_*.c; do
-        b=build/fuzz/$(basename "$t" .c); with=$lib
+        b=$dir/$(basename "$t" .c); with=$dir/rdbkit.o
         if grep -q '#include "../rdbkit.c"' "$t"; then with=; fi
-        stale "$b" "$t" fuzz/*.h fuzz/mutate.c fuzz/standalone.c tests/events.c rdbkit.c rdbkit.h build/fuzz/flags || continue
-        compile_fuzz "$@" "$t" $with build/fuzz/mutate.o $main -o "$b" $LDFLAGS $LIBS
+        stale "$b" "$t" fuzz/*.h fuzz/mutate.c fuzz/standalone.c tests/events.c rdbkit.c rdbkit.h "$dir/flags" || continue
+        compile_fuzz "$@" "$t" $with "$dir/mutate.o" $main -o "$b" $LDFLAGS $LIBS
     done
 }
 
@@ -399,10 +399,11 @@ afl_one() { # afl_one NAME SECONDS: with AFL++ and our mutator beside its own
     b=build/fuzz/$1 out=build/afl/$1
     mkdir -p build/afl
     case $1 in fuzz_codec) input=3 ;; fuzz_dump) input=2 ;; fuzz_glob | fuzz_input | fuzz_events) input=1 ;; *) input=0 ;; esac
-    in=-; [ -d "$out/default/queue" ] || in=build/corpus/seeds/$(seeds_of "$1")
+    in=build/corpus/seeds/$(seeds_of "$1"); if ls "$out"/default/queue/id* >/dev/null 2>&1; then in=-; else rm -rf "$out"; fi
     env AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES=1 AFL_SKIP_CPUFREQ=1 AFL_NO_AFFINITY=1 AFL_NO_UI=1 AFL_IGNORE_SEED_PROBLEMS=1 \
-        AFL_AUTORESUME=1 AFL_CMPLOG_ONLY_NEW=1 AFL_FAST_CAL=1 AFL_NO_STARTUP_CALIBRATION=1 ASAN_OPTIONS=abort_on_error=1:symbolize=0:allocator_may_return_null=1 \
-        FUZZ_INPUT=$input AFL_CUSTOM_MUTATOR_LIBRARY="$PWD/build/fuzz/mutate.so" \
+        AFL_FAST_CAL=1 AFL_NO_STARTUP_CALIBRATION=1 FUZZ_INPUT=$input \
+        ASAN_OPTIONS=abort_on_error=1:symbolize=0:allocator_may_return_null=1 \
+        AFL_CUSTOM_MUTATOR_LIBRARY="$PWD/build/fuzz/mutate.so" \
         afl-fuzz -V "$2" -t 5000+ -m none -G 65536 -x "$(dictionary_of "$1")" -i $in -o "$out" -- "./$b" >"$b.log" 2>&1 </dev/null || return 1
     [ "$(ls "$out"/default/crashes "$out"/default/hangs 2>/dev/null | grep -c '^id')" = 0 ]
 }
@@ -412,6 +413,25 @@ afl_said() { # afl_said NAME
     echo
 }
 
+coverage() { # which lines of rdbkit.c the corpora reach, room by room; needs the tools of LLVM
+    build_fuzz build/cov -fprofile-instr-generate -fcoverage-mapping -fsanitize=fuzzer
+    for t in fuzz/fuzz_*.c; do
+        name=$(basename "$t" .c)
+        mkdir -p "build/corpus/$name"
+        LLVM_PROFILE_FILE=build/cov/$name.profraw "build/cov/$name" -runs=0 -max_len=65536 "build/corpus/$name" \
+            "build/corpus/seeds/$(seeds_of "$name")" >"build/cov/$name.log" 2>&1 || say "$name stops, see build/cov/$name.log"
+    done
+    bin=$(dirname "$(readlink -f "$(command -v "$CLANG")")")
+    set --; for t in fuzz/fuzz_*.c; do set -- "$@" -object "build/cov/$(basename "$t" .c)"; done
+    "$bin/llvm-profdata" merge build/cov/*.profraw -o build/cov/all.profdata
+    shift; "$bin/llvm-cov" export -format=lcov -instr-profile=build/cov/all.profdata "$@" rdbkit.c >build/cov/all.lcov
+    awk -F '[:,]' 'FNR == NR { if ($1 == "DA") { seen[$2] = 1; hit[$2] += $3 } next }
+        /^\/\* ==== \[/ { room = substr($0, 9, 4) " " substr($0, 14) ; sub(/ ====.*/, "", room); rooms[++n] = room }
+        FNR in seen { all[room]++; total++; if (hit[FNR]) { ok[room]++; good++ } }
+        END { for (i = 1; i <= n; i++) if (all[rooms[i]]) printf "%5.1f%% of %5d lines  %s\n", 100 * ok[rooms[i]] / all[rooms[i]], all[rooms[i]], rooms[i]
+              printf "%5.1f%% of %5d lines  in all\n", 100 * good / total, total }' build/cov/all.lcov rdbkit.c
+}
+
 fuzz() {
     seconds=${1:-60}
     need_build
@@ -419,7 +439,7 @@ fuzz() {
     main= mutate=-O2 runner=${FUZZER:-libfuzzer}
     if [ "$runner" = afl ]; then
         have afl-clang-fast || install_things afl || die "no AFL++"
-        CLANG=afl-clang-fast mutate='-O2 -DFUZZ_SIMPLE'
+        CLANG=afl-clang-fast
         flags='-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
     else
         flags='-fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all'
@@ -429,8 +449,9 @@ fuzz() {
             if links "$SAN" stdio.h; then flags=$SAN; fi
         }
     fi
-    build_fuzz $flags
-    if [ "$runner" = afl ]; then compile_fuzz -O2 -fPIC -shared -DFUZZ_SIMPLE -DFUZZ_AFL fuzz/mutate.c -o build/fuzz/mutate.so -llzf; fi
+    if [ "$runner" = coverage ]; then coverage; return; fi
+    build_fuzz build/fuzz $flags
+    if [ "$runner" = afl ]; then CLANG=$CC compile_fuzz -O2 -fPIC -shared -DFUZZ_SIMPLE -DFUZZ_AFL fuzz/mutate.c -o build/fuzz/mutate.so -llzf; fi
     [ -d build/corpus/seeds/payload ] && ! stale build/corpus/seeds fixtures fuzz/seeds.c fuzz/mutate.c || seeds build/corpus/seeds
     targets=${FUZZ_TARGETS:-$(ls fuzz/fuzz_*.c)}
     set -- $targets; each=$((seconds / $#)); [ $each -gt 0 ] || each=1

@@ -225,6 +225,7 @@ static void there_and_back(state *s, unsigned how, const rdbkit_target *target, 
     if (sum_show)
         fprintf(stderr, "-- %s, %u, %s, seed %u\n", commands ? "commands" : "rdb", how >> 1, target->name,
                 o[3]);
+    if (commands && s->foreign && before.odd) return; /* no command makes that */
     sound = commands ? write_commands(s, target, how >> 1, &out) : write_rdb(s, target, how >> 1, &out);
     if (sound) {
         if (commands) load_commands(&copy, s->foreign, &out, o, targets);

@@ -16,7 +16,7 @@ typedef struct sum {
     int loose;    /* 1: leave out what commands cannot carry: times of consumers */
     int estimate; /* 1: leave out what is estimated while loading a file below RDB 11: counters, active times */
     int modules; /* 1: take module values as the bytes that they are */
-    int odd;     /* IDs of a stream are out of order or not where it says, or a function may not load */
+    int odd; /* a stream as no server makes it: IDs out of order, an entry without fields; a function that may not load */
     int ended;
     rdbkit_stream_id first, last;
     uint64_t functions, libraries;
@@ -109,6 +109,7 @@ static int sum_hash_field(void *u, rdbkit_str field, rdbkit_str value, int64_t e
 
 static int sum_stream_entry(void *u, rdbkit_stream_id id, uint64_t fields) {
     sum *s = u;
+    s->odd |= !fields;
     if (!s->value) s->first = s->last = id;
     else s->odd |= id.ms < s->last.ms || (id.ms == s->last.ms && id.seq <= s->last.seq);
     s->last = id;
