@@ -139,6 +139,7 @@ static int sum_stream_info(void *u, const rdbkit_stream_info *i) {
 
 static int sum_stream_group(void *u, const rdbkit_stream_group *g) {
     sum *s = u;
+    s->odd |= g->entries_read < RDBKIT_ENTRIES_READ_UNKNOWN;
     uint64_t facts[] = {g->last_id.ms, g->last_id.seq, s->estimate ? 0 : (uint64_t)g->entries_read,
                         g->pending, g->consumers};
     s->value = sum_mix(sum_mix_str(s->value, g->name), facts, sizeof facts);
