@@ -4,6 +4,7 @@
 #   ./build.sh                    install what is missing, build rdbkit, librdbkit.a and librdbkit.so
 #   ./build.sh test [NAME]        unit, fixture, command-line and server tests; NAME: only those with it in their name
 #   ./build.sh asan [NAME]        the same without servers, under the address and undefined-behaviour sanitizers
+#   ./build.sh ports [ARCH [NAME]] the unit tests and the command line as i386, s390x (big-endian) and arm64, under qemu-user
 #   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz. FUZZER=afl: with
 #                                 AFL++; FUZZER=coverage: what the corpora reach; FUZZ_TARGETS: only these files
 #   ./build.sh lint               warnings, header, rooms, exports, format, scripts
@@ -81,6 +82,10 @@ package() { # package MANAGER THING: the packages that hold it
         apt-get:pkg-config) echo pkg-config ;;
         dnf:pkg-config) echo pkgconf-pkg-config ;;
         *:pkg-config) echo pkgconf ;;
+        apt-get:i386-cc) echo gcc-i686-linux-gnu libc6-dev-i386-cross ;; # gcc-multilib, for -m32, cannot be beside other cross compilers
+        apt-get:s390x-cc) echo gcc-s390x-linux-gnu libc6-dev-s390x-cross ;;
+        apt-get:arm64-cc) echo gcc-aarch64-linux-gnu libc6-dev-arm64-cross ;;
+        apt-get:qemu) echo qemu-user-static ;;
         apt-get:servers) echo redis-server redis-tools ;;
         *:servers) echo redis ;;
         *) echo "$2" ;;
@@ -96,8 +101,8 @@ install_things() { # install_things THING..., saying what it runs; fails when th
         apt-get)
             set -- $sudo env DEBIAN_FRONTEND=noninteractive apt-get
             [ -n "$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)" ] || run "$@" -q update </dev/null >&2 || :
-            run "$@" -qy install --no-install-recommends $packages </dev/null >&2 ||
-                { run "$@" -q update </dev/null >&2 && run "$@" -qy install --no-install-recommends $packages </dev/null >&2; } ;;
+            run "$@" -qy install --no-remove --no-install-recommends $packages </dev/null >&2 ||
+                { run "$@" -q update </dev/null >&2 && run "$@" -qy install --no-remove --no-install-recommends $packages </dev/null >&2; } ;;
         dnf) run $sudo dnf -qy install $packages </dev/null >&2 ;;
         apk) run $sudo apk add $packages </dev/null >&2 ;;
         pacman) run $sudo pacman -Sy --needed --noconfirm $packages </dev/null >&2 ;;
@@ -207,6 +212,7 @@ build() { need_build; build_into build/obj .; }
 # ---- tests -----------------------------------------------------------------------------------------------
 
 passed=0 failed=0 skipped=0
+RUN= # what the unit tests run under
 
 count() { # count NAME STATUS LOG: add what one test program said
     name=$1 status=$2 log=$3
@@ -254,7 +260,7 @@ unit_tests() { # unit_tests OBJECTS LIBRARY PATTERN: build two at a time, then r
         cat "$b.build"
         status=0
         if [ -x "$b" ] && ! stale "$b" "$t" tests/*.h rdbkit.c rdbkit.h; then
-            limited "./$b" >"$b.log" 2>&1 </dev/null || status=$?
+            limited $RUN "./$b" >"$b.log" 2>&1 </dev/null || status=$?
         else
             status=build; mv "$b.build" "$b.log"
         fi
@@ -315,6 +321,61 @@ asan() {
     export RDBKIT SANITIZED NO_SERVERS CC
     unit_tests build/asan build/asan/librdbkit.a "$1"
     python_tests build/asan "${1:-cli}"
+    summary
+}
+
+# ---- other machines --------------------------------------------------------------------------------------
+
+port_names() { # port_names ARCH: sets triplet (the cross compiler), emulator and loader
+    case $1 in
+        i386) triplet=i686-linux-gnu emulator=i386 loader=ld-linux.so.2 ;;
+        s390x) triplet=s390x-linux-gnu emulator=s390x loader=ld64.so.1 ;;
+        arm64) triplet=aarch64-linux-gnu emulator=aarch64 loader=ld-linux-aarch64.so.1 ;;
+        *) die "no port of that name: $1" ;;
+    esac
+}
+
+need_port() { # need_port ARCH: compiler, libraries in build/ports/ARCH/root, and what programs run under; sets flags
+    p=$PWD/build/ports/$1
+    port_names "$1"
+    have $triplet-gcc || { have apt-get && install_things "$1-cc"; } || return 1
+    [ -d "$p/root" ] || { have apt-get && have dpkg-deb && [ -z "${NO_INSTALL-}" ] && run bash tests/sysroot.sh "$p" "$1" </dev/null >&2; } || return 1
+    CC=$triplet-gcc AR=$triplet-ar CFLAGS="-O1 $WARN -Werror"
+    CPPFLAGS="-isystem $p/root/usr/include -isystem $p/root/usr/include/liblzf"
+    # -rpath: the C library lies beside the cross compiler, where the loader would not look
+    LDFLAGS="-L$(echo "$p"/root/usr/lib/*-linux-gnu*) -Wl,--disable-new-dtags -Wl,-rpath,$(echo "$p"/root/usr/lib/*-linux-gnu*)"
+    LDFLAGS="$LDFLAGS -Wl,-rpath,/usr/$triplet/lib -Wl,--dynamic-linker=/usr/$triplet/lib/$loader"
+    links "$LIBS -lcmocka" stdarg.h stddef.h stdint.h setjmp.h lzf.h zlib.h cmocka.h || return 1
+    RUN=
+    if build/probe >/dev/null 2>&1; then return; fi
+    for RUN in qemu-$emulator qemu-$emulator-static; do if have $RUN && $RUN build/probe; then return; fi; done
+    have apt-get && install_things qemu || return 1
+    RUN=qemu-$emulator-static
+    $RUN build/probe
+}
+
+ports() { # ports ARCH NAME
+    build
+    need python3
+    RDBKIT=$PWD/rdbkit
+    export RDBKIT
+    for arch in ${1:-i386 s390x arm64}; do
+        if ! need_port "$arch"; then
+            say "CANNOT COMPILE FOR OR RUN $arch HERE: its tests are skipped"
+            skipped=$((skipped + 1))
+            continue
+        fi
+        echo "---- $arch: $($CC -dumpmachine)${RUN:+ under $RUN}"
+        build_into "build/ports/$arch" "build/ports/$arch"
+        CFLAGS='-O1 -Werror'
+        flags_file "build/ports/$arch/test"
+        unit_tests "build/ports/$arch/test" "build/ports/$arch/librdbkit.a" "$2"
+        if [ -z "$2" ]; then
+            log=build/ports/$arch/same.log status=0
+            limited python3 tests/ports.py $RUN "build/ports/$arch/rdbkit" >"$log" 2>&1 </dev/null || status=$?
+            count tests/ports.py $status "$log"
+        fi
+    done
     summary
 }
 
@@ -628,6 +689,7 @@ case $verb in
     '') build ;;
     test) test_ "${1-}" ;;
     asan) asan "${1-}" ;;
+    ports) ports "${1-}" "${2-}" ;;
     fuzz) fuzz "${1-}" ;;
     lint) lint ;;
     bench) bench "$@" ;;

@@ -20,24 +20,7 @@ dir=${1:-$(dirname "$0")/../build/servers}; shift || :
 mkdir -p "$dir" && dir=$(cd "$dir" && pwd) || exit 1
 names=("$@"); [ ${#names[@]} -gt 0 ] || names=(redis-6.0 redis-7.0 redis-8.0 valkey-8.1 valkey-9)
 
-mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 2>/dev/null | grep -E '/debian/?$' | head -n 1)
-[ -n "$mirror" ] || mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | grep -oE 'https?://[^ ]*/debian/?( |$)' | head -n 1)
-[ -n "$mirror" ] || mirror=http://deb.debian.org/debian
-keys=/usr/share/keyrings/debian-archive-keyring.gpg
-
-# apt with lists of its own for one Debian release; the system's apt state stays as it is
-apt_of() {
-  local suite=$1 verb=$2; shift 2
-  local state=$dir/.apt/$suite
-  mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/etc/preferences.d" "$state/etc/parts"
-  echo "deb [signed-by=$keys] ${mirror% } $suite main" >"$state/etc/sources.list"
-  : >"$state/status"
-  apt-get -qq -o Dir::Etc::sourcelist="$state/etc/sources.list" -o Dir::Etc::sourceparts="$state/etc/parts" \
-    -o Dir::Etc::preferencesparts="$state/etc/preferences.d" -o Dir::Etc::preferences=/dev/null -o Dir::State="$state" \
-    -o Dir::State::Lists="$state/lists" -o Dir::State::status="$state/status" -o Dir::Cache="$state/cache" \
-    -o APT::Default-Release= -o APT::Sandbox::User=root -o Acquire::Languages=none -o Acquire::Retries=2 \
-    -o Acquire::Check-Valid-Until=false "$verb" "$@"
-}
+. "$(dirname "$0")/debs.sh"
 
 install_one() {
   local name=$1 suite kind ssl
@@ -51,10 +34,10 @@ install_one() {
   esac
   local root=$dir/$name/root debs=$dir/.apt/$suite/debs
   rm -rf "$root"; mkdir -p "$root" "$debs"
-  [ -e "$dir/.apt/$suite/updated" ] || { apt_of "$suite" update && touch "$dir/.apt/$suite/updated"; } || return 1
+  [ -e "$dir/.apt/$suite/updated" ] || { apt_of "$dir/.apt/$suite" "$suite" "" update && touch "$dir/.apt/$suite/updated"; } || return 1
   local others=(libc6 libgcc-s1 libstdc++6 libatomic1 libjemalloc2 liblzf1 "$ssl" libsystemd0 zlib1g libzstd1 liblz4-1
     liblzma5 libcap2 libgcrypt20 libgpg-error0 liblua5.1-0 lua-cjson lua-bitop)
-  (cd "$debs" && apt_of "$suite" download "$kind-tools" "${others[@]}") || return 1
+  (cd "$debs" && apt_of "$dir/.apt/$suite" "$suite" "" download "$kind-tools" "${others[@]}") || return 1
   local deb
   for deb in "$debs"/*.deb; do
     case ${deb##*/} in redis-*|valkey-*) [[ ${deb##*/} == "$kind"-* ]] || continue ;; esac
