@@ -5,6 +5,7 @@
 #   ./build.sh test [NAME]        unit, fixture, command-line and server tests; NAME: only those with it in their name
 #   ./build.sh asan [NAME]        the same without servers, under the address and undefined-behaviour sanitizers
 #   ./build.sh ports [ARCH [NAME]] the unit tests and the command line as i386, s390x (big-endian) and arm64, under qemu-user
+#   ./build.sh tsan               test_threads under the thread sanitizer
 #   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz. FUZZER=afl: with
 #                                 AFL++; FUZZER=coverage: what the corpora reach; FUZZ_TARGETS: only these files
 #   ./build.sh lint               warnings, header, rooms, exports, format, scripts
@@ -242,7 +243,7 @@ build_test() { # build_test SOURCE OBJECTS LIBRARY: with the helpers tests/x.c w
         if [ -e "${h%.h}.c" ] && grep -q "#include \"$(basename "$h")\"" "$1"; then lib="${h%.h}.c $lib"; fi
     done
     if stale "$out" "$1" tests/*.h $lib rdbkit.c rdbkit.h "$2/flags"; then
-        compile -std=gnu11 $WARN -g -I. "$1" $lib -o "$out" $LDFLAGS -lcmocka $LIBS
+        compile -std=gnu11 $WARN -g -I. "$1" $lib -o "$out" $LDFLAGS -pthread -lcmocka $LIBS
     fi
 }
 
@@ -321,6 +322,27 @@ asan() {
     export RDBKIT SANITIZED NO_SERVERS CC
     unit_tests build/asan build/asan/librdbkit.a "$1"
     python_tests build/asan "${1:-cli}"
+    summary
+}
+
+tsan() {
+    san='-g -O1 -fno-omit-frame-pointer -fsanitize=thread'
+    need_build
+    links "$san" stdio.h || { [ "$(manager)" = apt-get ] && install_things asan; } || :
+    if ! links "$san" stdio.h && find_clang "$san" 'int main(void) { return 0; }'; then CC=$CLANG; fi
+    links "$san" stdio.h || die "neither $CC nor clang has the thread sanitizer"
+    need_cmocka
+    CFLAGS=$san
+    # some kernels put libraries where the sanitizer wants its shadow
+    if ! build/probe && have setarch && setarch -R build/probe; then RUN='setarch -R'; fi
+    TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=0 exitcode=66}"
+    export TSAN_OPTIONS
+    flags_file build/tsan
+    if stale build/tsan/librdbkit.a rdbkit.c rdbkit.h build/tsan/flags; then
+        compile -c rdbkit.c -o build/tsan/rdbkit.o
+        rm -f build/tsan/librdbkit.a; run ${AR:-ar} rcs build/tsan/librdbkit.a build/tsan/rdbkit.o
+    fi
+    unit_tests build/tsan build/tsan/librdbkit.a threads
     summary
 }
 
@@ -689,6 +711,7 @@ case $verb in
     '') build ;;
     test) test_ "${1-}" ;;
     asan) asan "${1-}" ;;
+    tsan) tsan ;;
     ports) ports "${1-}" "${2-}" ;;
     fuzz) fuzz "${1-}" ;;
     lint) lint ;;
