@@ -20210,6 +20210,7 @@ int main(int argc, char **argv) {
     memset(&ignore, 0, sizeof ignore);
     ignore.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &ignore, NULL); /* a closed pipe is an error with a message */
+    (void)sigaction(SIGXFSZ, &ignore, NULL); /* and so is a limit of file sizes */
     main_hold_streams();
     c.out.fd = c.report.fd = -1;
     c.err.fd = STDERR_FILENO;
