@@ -6963,6 +6963,7 @@ static void rep_found(rdbkit_check *c, u64 a, u64 b) {
 /* Write the chunks of a batch. */
 static int rep_batch_out(rdbkit_check *c) {
     if (!c->full.len) return 0;
+    if (!c->spilled && c->spill.reset && c->spill.reset(c->spill.ctx)) return RDBKIT_ERR_IO;
     if (c->spill.write(c->spill.ctx, c->full.data, c->full.len)) return RDBKIT_ERR_IO;
     c->spilled = c->chunks;
     c->full.len = 0;
@@ -7053,7 +7054,12 @@ static int rep_hash_field(void *user, rdbkit_str field, rdbkit_str value, int64_
 /* The number-th chunk, from 1. */
 static int rep_chunk_in(rdbkit_check *c, u64 number, rep_chunk *out) {
     const u64 off = (number - 1) * sizeof *out, spilled = c->spilled * sizeof *out;
-    if (off < spilled) return c->spill.read(c->spill.ctx, off, out, sizeof *out) ? RDBKIT_ERR_IO : 0;
+    if (off < spilled) {
+        if (c->spill.read(c->spill.ctx, off, out, sizeof *out)) return RDBKIT_ERR_IO;
+        return out->n && out->n <= REP_CHUNK && out->prev < number
+                   ? 0
+                   : RDBKIT_ERR_IO; /* else not what was written */
+    }
     memcpy(out, c->full.data + (off - spilled), sizeof *out);
     return 0;
 }

@@ -463,8 +463,9 @@ typedef void (*rdbkit_loss_fn)(void *ctx, const rdbkit_key_loss *loss);
 typedef int (*rdbkit_write_fn)(void *ctx, const void *data, size_t len);
 
 /* Room on disk for what may grow large: 12 bytes for each key of a check, a large collection that is encoded anew.
- * write appends; read gives back len bytes from offset; reset forgets everything (may be NULL: then it only
- * grows). All return 0 or a negative errno. */
+ * write appends; read gives back len bytes from offset, counted from the first that was written; reset forgets everything
+ * (may be NULL: then it only grows, and has to be empty when it is handed over). All return 0 or a negative errno, which
+ * is RDBKIT_ERR_IO. One spill serves one handle at a time. */
 typedef struct rdbkit_spill {
     int (*write)(void *ctx, const void *data, size_t len);
     int (*read)(void *ctx, uint64_t offset, void *data, size_t len);

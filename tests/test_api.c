@@ -1040,7 +1040,7 @@ static void sink_goes_on_being_an_error_for_its_reader(void **state) {
 
 typedef struct room {
     tk_bytes b;
-    int writes, reads, fail_write, fail_read;
+    int writes, reads, fail_write, fail_read, spoil_read;
 } room;
 
 static int room_write(void *ctx, const void *data, size_t len) {
@@ -1056,6 +1056,12 @@ static int room_read(void *ctx, uint64_t offset, void *data, size_t len) {
     m->reads++;
     if (m->fail_read || offset > m->b.len || len > m->b.len - offset) return -EIO;
     memcpy(data, m->b.data + offset, len);
+    if (m->spoil_read) memset(data, 0x11, len);
+    return 0;
+}
+
+static int room_reset(void *ctx) {
+    tk_drop(&((room *)ctx)->b);
     return 0;
 }
 
@@ -1231,8 +1237,8 @@ static void check_counts_all_duplicates_of_very_many_keys(void **state) {
 static void failed_spill_is_an_io_error(void **state) {
     (void)state;
     tk_bytes b = many_keys(3000000, 0);
-    for (int k = 0; k < 2; k++) {
-        room m = {.fail_write = k == 0, .fail_read = k == 1};
+    for (int k = 0; k < 3; k++) {
+        room m = {.fail_write = k == 0, .fail_read = k == 1, .spoil_read = k == 2};
         rdbkit_spill spill = {room_write, room_read, &m, NULL};
         rdbkit_check *c = rdbkit_check_new(NULL, &spill);
         assert_non_null(c);
@@ -1246,6 +1252,26 @@ static void failed_spill_is_an_io_error(void **state) {
         rdbkit_check_free(c);
         tk_drop(&m.b);
     }
+    tk_drop(&b);
+}
+
+static void check_begins_with_an_empty_spill(void **state) {
+    (void)state;
+    tk_bytes b = many_keys(200000, 50000);
+    room m = {0};
+    rdbkit_spill spill = {room_write, room_read, &m, room_reset};
+    for (int n = 0; n < 2; n++) { /* the second time with what the first one left */
+        rdbkit_check *c = rdbkit_check_new(NULL, &spill);
+        assert_non_null(c);
+        rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_check_visitor(c));
+        assert_non_null(r);
+        assert_int_equal(read_all(r, &b), RDBKIT_DONE);
+        assert_true(m.writes > 0);
+        assert_int_equal(rdbkit_check_finish(c), 4);
+        rdbkit_reader_free(r);
+        rdbkit_check_free(c);
+    }
+    tk_drop(&m.b);
     tk_drop(&b);
 }
 
@@ -1288,6 +1314,7 @@ int main(void) {
         cmocka_unit_test(check_lets_lists_and_values_repeat),
         cmocka_unit_test(check_counts_all_duplicates_of_very_many_keys),
         cmocka_unit_test(failed_spill_is_an_io_error),
+        cmocka_unit_test(check_begins_with_an_empty_spill),
     };
     return cmocka_run_group_tests_name("api", tests, NULL, NULL);
 }
