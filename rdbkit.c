@@ -14878,6 +14878,7 @@ static int cmd_name_cmp(rdbkit_str s, const char *name) {
     for (size_t i = 0; i < s.len; i++) {
         const u8 c = (u8)s.data[i], low = c >= 'A' && c <= 'Z' ? (u8)(c + 32) : c;
         if (low != (u8)name[i]) return low < (u8)name[i] ? -1 : 1;
+        if (!low) return 1; /* the name ends here, and the text does not */
     }
     return name[s.len] ? -1 : 0;
 }

@@ -836,6 +836,17 @@ TEST(names_and_arguments_are_checked) {
     }
 }
 
+TEST(a_name_does_not_end_at_a_zero_byte) {
+    static const char *const names[] = {"set", "get", "multi", "xadd", "hset", "zunion", "append"};
+    for (size_t i = 0; i < N_OF(names); i++) {
+        char text[8] = {0};
+        memcpy(text, names[i], strlen(names[i]));
+        rdbkit_str a[3] = {{text, strlen(names[i]) + 1}, {"x", 1}, {"x", 1}};
+        const rdbkit_command c = {.argv = a, .argc = 3};
+        assert_int_equal(rdbkit_command_check(&c), RDBKIT_ERR_UNSUPPORTED);
+    }
+}
+
 TEST(wrong_number_of_arguments_is_damage) {
     bench b;
     bench_open(&b, NULL);
@@ -863,6 +874,7 @@ int main(void) {
         cmocka_unit_test(relative_times_are_told),
         cmocka_unit_test(tables_are_in_order),
         cmocka_unit_test(names_and_arguments_are_checked),
+        cmocka_unit_test(a_name_does_not_end_at_a_zero_byte),
         cmocka_unit_test(wrong_number_of_arguments_is_damage),
         cmocka_unit_test(every_command_was_run),
     };
