@@ -4221,7 +4221,7 @@ static int enc_stream_entry_end(enc_state *e) {
         (e->live && e->master.len + e->entries.len + e->text.len + 12 >= ENC_STREAM_LEN))
         st = enc_stream_node_end(e);
     if (!st && !e->live) st = enc_stream_node_start(e);
-    int same = enc_same_fields(e);
+    const int same = !st && enc_same_fields(e); /* of a node that could not be begun there are no names */
     mem_buf *b = &e->entries;
     if (!st) st = enc_lp_int(e, b, same ? STRM_SAME_FIELDS : 0);
     if (!st) st = enc_lp_int(e, b, (i64)(e->entry_id.ms - e->node_key.ms));
@@ -4406,7 +4406,7 @@ static int enc_end_redis_expiry(enc_state *e) {
     i64 min = enc_min_expiry(e);
     int st = enc_le(e, &e->head, (u64)min, 8);
     const enc_item *it;
-    if (!e->all_ints) { /* not packed */
+    if (!e->all_ints || !enc_listpacks(e)) { /* not packed */
         e->type = &fmt_types[FMT_HASH_METADATA];
         if (!st) st = enc_len(e, &e->head, e->n);
         it = enc_items(e);
@@ -14445,6 +14445,7 @@ static int cmd_payload_key(void *user, const rdbkit_key *key) {
 
 static int cmd_payload_key_end(void *user) {
     cmd_payload_end *end = user;
+    if (end->off) return RDBKIT_ERR_STOPPED; /* a payload is one value */
     end->off = rdbkit_reader_offset(end->reader);
     return 0;
 }
@@ -16547,6 +16548,7 @@ struct cli_dir {
     char temp[CLI_PATH_LEN];
     char *files[CLI_DIR_FILES];
     int force;
+    char *left; /* what it replaced, if that could not be removed */
 };
 
 /* The same of the directory that is being written, for a signal: files stay in the list until they are gone. */
@@ -16774,7 +16776,7 @@ static int cli_fail(struct cli *c, const char *name, const rdbkit_error *e) {
 
 static int cli_fail_errno(struct cli *c, const char *name, int sys_errno) {
     cli_say(c, name, "%s", strerror(sys_errno));
-    return CLI_IO;
+    return sys_errno == ENOMEM ? CLI_REFUSED : CLI_IO;
 }
 
 /* ---- Output files ------------------------------------------------------------------------------------- */
@@ -16994,7 +16996,8 @@ static int cli_dir_rename(struct cli_dir *d) {
         if (there) (void)rename(old, d->path);
         return sys_errno;
     }
-    return there ? cli_dir_remove(old) : 0;
+    if (there && cli_dir_remove(old) != 0) d->left = strdup(old);
+    return 0;
 }
 
 /* Finish, opened or not. keep 0: the directory is not wanted. */
@@ -17008,6 +17011,9 @@ static int cli_dir_close(struct cli *c, int keep) {
         if (sys_errno) code = cli_fail_errno(c, d->path, sys_errno);
         else cli_sync_dir(d->path);
         keep = !sys_errno;
+        if (d->left) cli_say(c, d->left, "warning: cannot be removed; it is what %s was before", d->path);
+        free(d->left);
+        d->left = NULL;
     }
     for (int i = 0; i < cli_temp_files; i++) {
         if (!keep) (void)unlink(d->files[i]);
@@ -17050,6 +17056,7 @@ struct cli_source {
     char *dir;                 /* of the manifest's files, with its slash; "" is the current one */
     rdbkit_keyspace *keyspace; /* what an append-only file holds, once it was replayed */
     int failed;                /* why it could not be, as an exit code; it was said */
+    int missing;               /* a file of the manifest is not there */
     rdbkit_header header;      /* of its RDB; rdb_version 0: none */
     int fd;
     int seekable;
@@ -17137,10 +17144,10 @@ static int cli_source_look(struct cli_source *src) {
     rdbkit_input *in = rdbkit_input_new_memory(NULL, src->head, src->head_len);
     const void *data;
     size_t len;
-    if (in && rdbkit_input_rest(in, &data, &len) == RDBKIT_OK)
-        memcpy(src->plain, data, len < sizeof src->plain ? len : sizeof src->plain - 1);
+    const int status = in ? rdbkit_input_rest(in, &data, &len) : RDBKIT_ERR_NOMEM;
+    if (status == RDBKIT_OK) memcpy(src->plain, data, len < sizeof src->plain ? len : sizeof src->plain - 1);
     rdbkit_input_free(in);
-    return 0;
+    return status == RDBKIT_ERR_NOMEM ? ENOMEM : 0; /* damaged gzip is told of when it is read */
 }
 
 /* Kinds of input that are no RDB, by their first bytes. The reader itself knows bad magic; these deserve more
@@ -17180,40 +17187,46 @@ static int cli_is_manifest_name(const char *name) {
     return len > end_len && strcmp(name + len - end_len, end) == 0 && strncmp(name, "temp-", 5) != 0;
 }
 
-/* The manifest in a directory, as a path in new memory; NULL: none, more than one (*n says how many), or an errno. */
-static char *cli_find_manifest(const char *dir, size_t *n) {
+/* Find the manifest in a directory: *path, in new memory, or NULL if there is none, or more than one; *n says how many.
+ * Returns an errno, or 0. */
+static int cli_find_manifest(const char *dir, char **path, size_t *n) {
     DIR *d = opendir(dir);
-    char *found = NULL;
-    *n = 0;
-    if (!d) return NULL;
-    for (struct dirent *entry; (entry = readdir(d)) != NULL;) {
+    int sys_errno = 0;
+    *path = NULL, *n = 0;
+    if (!d) return errno;
+    for (struct dirent *entry; !sys_errno && (errno = 0, entry = readdir(d)) != NULL;) {
         if (!cli_is_manifest_name(entry->d_name) || ++*n > 1) continue;
         const size_t size = strlen(dir) + strlen(entry->d_name) + 2;
-        found = malloc(size);
-        if (found) (void)snprintf(found, size, "%s/%s", dir, entry->d_name);
+        *path = malloc(size);
+        if (*path) (void)snprintf(*path, size, "%s/%s", dir, entry->d_name);
+        else sys_errno = ENOMEM;
     }
+    if (!sys_errno) sys_errno = errno;
     (void)closedir(d);
-    if (*n == 1) return found;
-    free(found);
-    return NULL;
+    if (*n == 1 && !sys_errno) return 0;
+    free(*path);
+    *path = NULL;
+    return sys_errno;
 }
 
 /* Go on with the manifest of a directory, or of the appendonlydir in it, in the place of the directory itself. */
 static int cli_source_enter(struct cli *c, struct cli_source *src) {
     static const char sub[] = "appendonlydir";
-    size_t n, n_below, len = strlen(src->name);
+    size_t n = 0, n_below, len = strlen(src->name);
     while (len > 1 && src->name[len - 1] == '/') len--;
-    char *dir = malloc(len + 1), *path, *below = NULL;
-    if (!dir) return cli_fail_errno(c, NULL, ENOMEM);
-    (void)snprintf(dir, len + 1, "%s", src->name);
-    path = cli_find_manifest(dir, &n);
-    if (!path && n == 0) {
-        below = malloc(len + sizeof sub + 1);
-        if (below) (void)snprintf(below, len + sizeof sub + 1, "%s/%s", dir, sub);
-        if (below) path = cli_find_manifest(below, &n_below);
+    char *dir = malloc(len + sizeof sub + 1), *path = NULL;
+    int sys_errno = dir ? 0 : ENOMEM;
+    if (dir) {
+        (void)snprintf(dir, len + 1, "%s", src->name);
+        sys_errno = cli_find_manifest(dir, &path, &n);
     }
-    free(below);
+    if (!sys_errno && n == 0) {
+        (void)snprintf(dir + len, sizeof sub + 1, "/%s", sub);
+        sys_errno = cli_find_manifest(dir, &path, &n_below);
+        if (sys_errno == ENOENT || sys_errno == ENOTDIR) sys_errno = 0;
+    }
     free(dir);
+    if (sys_errno) return cli_fail_errno(c, src->name, sys_errno);
     if (!path) {
         cli_say(c, src->name,
                 n > 1 ? "a directory with %zu manifests: name one of them" : "a directory without a manifest",
@@ -17304,7 +17317,7 @@ static int cli_log_walk(struct cli *c, struct cli_source *src, cli_log_fn each, 
         src->head_len = src->head_off = 0;
         src->fd = path ? open(path, O_RDONLY | O_NOCTTY) : -1;
         if (!path) code = cli_fail_errno(c, NULL, ENOMEM);
-        else if (src->fd < 0) code = cli_fail_errno(c, path, errno);
+        else if (src->fd < 0) src->missing = errno == ENOENT, code = cli_fail_errno(c, path, errno);
         else code = cli_log_one(src, each, ctx, path, file);
         free(path);
     }
@@ -17412,6 +17425,7 @@ static void cli_read_tail(struct cli_pass *pass, rdbkit_input *in) {
     size_t len;
     int status = rdbkit_input_rest(in, &data, &len);
     if (status == RDBKIT_DONE) return;
+    if (status == RDBKIT_ERR_IO || status == RDBKIT_ERR_NOMEM) pass->error.code = status;
     if (status == RDBKIT_OK && len > 0 && (*(const char *)data == '*' || *(const char *)data == '#'))
         pass->tail = CLI_TAIL_AOF;
     else pass->tail = CLI_TAIL_OTHER; /* bytes that cannot even be read are no less there */
@@ -18893,7 +18907,8 @@ static int verb_check_log_dups(struct verb_check_log *l) {
     struct verb_confirm f;
     const int64_t found = rdbkit_check_finish(l->check);
     uint64_t real = 0;
-    if (found <= 0) return found < 0 ? CLI_IO : CLI_OK;
+    if (found == RDBKIT_ERR_IO) return CLI_IO; /* verb_check_log() says so */
+    if (found <= 0) return found < 0 ? cli_fail_errno(l->c, NULL, ENOMEM) : CLI_OK;
     verb_confirm_wanted(l->check, &f);
     l->confirm = &f;
     l->base_off = 0;
@@ -18927,7 +18942,8 @@ static int verb_check_log(struct cli *c, struct cli_source *src) {
     struct verb_check_log l = {.c = c, .src = src, .check = rdbkit_check_new(NULL, &spill)};
     if (!l.check) return cli_fail_errno(c, NULL, ENOMEM);
     int code = cli_log_walk(c, src, verb_check_file, &l);
-    if (code == CLI_OK && verb_check_log_dups(&l) == CLI_NO) l.damaged = 1;
+    if (code == CLI_OK) code = verb_check_log_dups(&l);
+    if (code == CLI_NO) l.damaged = 1, code = CLI_OK;
     if (file.sys_errno) code = verb_spill_failed(c, &file);
     rdbkit_check_free(l.check);
     if (file.fd >= 0) (void)close(file.fd);
@@ -18936,8 +18952,7 @@ static int verb_check_log(struct cli *c, struct cli_source *src) {
                 "warning: %" PRIu64 " unknown commands, the first at %" PRIu64
                 ": only servers with the module of %s load them",
                 l.unknown, l.unknown_off, l.unknown_name);
-    if (code == CLI_IO && src->kind == CLI_IN_MANIFEST)
-        l.damaged = 1, code = CLI_OK; /* a file that is not there */
+    if (code == CLI_IO && src->missing) l.damaged = 1, code = CLI_OK;
     if (code == CLI_OK && l.damaged) code = CLI_NO;
     if (src->kind == CLI_IN_MANIFEST && code <= CLI_NO) {
         cli_puts(&c->out, src->name);
@@ -18958,7 +18973,11 @@ static int verb_check(struct cli *c, struct cli_source *src) {
     cli_reader_options(c, &options);
     options.deep = 1;
     (void)cli_read(src, &options, rdbkit_check_visitor(check), &pass);
-    int code = file.sys_errno ? 0 : verb_check_judge(c, src, check, &pass);
+    const int failed =
+        pass.error.code == RDBKIT_ERR_IO || pass.error.code == RDBKIT_ERR_NOMEM; /* no verdict */
+    int code = file.sys_errno ? 0
+               : failed       ? cli_fail(c, src->name, &pass.error)
+                              : verb_check_judge(c, src, check, &pass);
     if (file.sys_errno) code = verb_spill_failed(c, &file); /* now, or while the check was finished */
     rdbkit_check_free(check);
     if (file.fd >= 0) (void)close(file.fd);
@@ -19453,7 +19472,7 @@ static int verb_cut_say(struct verb_cut *t, int status) {
         cli_say(c, t->path, "cut at %" PRIu64 ": a command with a wrong number of arguments at %" PRIu64,
                 t->base_off, t->wrong_off);
     else if (verb_is_damage(status)) cli_say(c, t->path, "cut at %" PRIu64 ": %s", t->base_off, e->message);
-    else return cli_fail(c, t->path, e);
+    else return cli_fail(c, t->path, e->code ? e : &(rdbkit_error){.code = status});
     if (t->size > t->base_off)
         cli_say(c, t->path, "%" PRIu64 " bytes behind the cut are lost", t->size - t->base_off);
     t->done = 1;
@@ -19696,17 +19715,19 @@ static int verb_skip(void *user, const rdbkit_key *key) {
 }
 
 /* Whether commands follow an RDB that does not say so: then it is an append-only file. */
-static int verb_has_commands(struct cli_source *src) {
+static int verb_has_commands(struct cli *c, struct cli_source *src, int *has) {
     struct cli_pass pass;
     rdbkit_reader_options options;
     rdbkit_visitor v = {0};
-    if (!src->seekable) return 0;
+    *has = 0;
+    if (!src->seekable) return CLI_OK;
     rdbkit_reader_options_init(&options);
     options.ignore_checksum = 1;
     v.key = verb_skip;
-    (void)cli_read(src, &options, &v, &pass);
-    (void)cli_source_rewind(src);
-    return pass.tail == CLI_TAIL_AOF;
+    const int status = cli_read(src, &options, &v, &pass);
+    *has = pass.tail == CLI_TAIL_AOF;
+    if (status == RDBKIT_ERR_IO || status == RDBKIT_ERR_NOMEM) return cli_fail(c, src->name, &pass.error);
+    return cli_source_rewind(src) ? CLI_OK : cli_fail_errno(c, src->name, errno);
 }
 
 static int verb_repair_rdb(struct cli *c, struct cli_source *src) {
@@ -19738,7 +19759,12 @@ static int verb_repair(struct cli *c, struct cli_source *src) {
         return CLI_REFUSED;
     }
     if (src->kind == CLI_IN_MANIFEST) return verb_repair_dir(c, src, until_s);
-    if (src->kind == CLI_IN_RDB && verb_has_commands(src)) src->kind = CLI_IN_AOF;
+    if (src->kind == CLI_IN_RDB) {
+        int has;
+        code = verb_has_commands(c, src, &has);
+        if (code != CLI_OK) return code;
+        if (has) src->kind = CLI_IN_AOF;
+    }
     if (src->kind == CLI_IN_RDB && cli_has(c, CLI_O_UNTIL)) {
         cli_say(c, src->name, "--until-timestamp is for append-only files, and this is an RDB");
         return CLI_USAGE;
@@ -20173,7 +20199,8 @@ static int main_run(struct cli *c, const struct main_verb *verb) {
         if (code > worst) worst = code;
     }
     /* The report of a refused conversion is what explains the refusal. */
-    const int reported = cli_out_close(c, &c->report, opened && worst != CLI_USAGE);
+    const int tells = opened && (worst <= CLI_NO || worst == CLI_REFUSED);
+    const int reported = cli_out_close(c, &c->report, tells);
     const int written = cli_out_close(c, &c->out, worst <= CLI_NO && reported == CLI_OK);
     if (reported > worst) worst = reported;
     if (written > worst) worst = written;

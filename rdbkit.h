@@ -3,11 +3,23 @@
  * SPDX-License-Identifier: MIT
  *
  * Copy rdbkit.c and rdbkit.h into a project and link liblzf, zlib and the math library. No network, no server, no global
- * state: everything lives in handles, two handles share nothing, and each may be used on any one thread at
- * a time.
+ * state. What holds unless a declaration says otherwise:
  *
- * The picture: a source of events (a reader), a visitor that receives them, and sinks that are visitors
- * (rdbkit_resp turns events into commands, rdbkit_check judges, rdbkit_info counts). A complete program:
+ *   Pointers   are not NULL. Structs of options, visitors and allocators are copied when a handle is made; what
+ *              their contexts point to has to live as long as the handle.
+ *   Handles    come from a function _new, which returns NULL when out of memory, and go to the one called _free, which
+ *              takes NULL, and any handle after any error, but not from inside one of its own callbacks.
+ *   Threads    Two handles share nothing. One is used on any one thread at a time, and together with those that it was
+ *              given: a reader with its sink, filter and input. Callbacks run on that thread. Constants are for all.
+ *   Memory     comes from the handle's allocator alone, and never by a number that a file states.
+ *   Time       is constant, or linear in the bytes that are given, read or written; a replayed command costs what it
+ *              costs a server.
+ *   Versions   Struct sizes and values of enums are part of the binary interface: docs/embedding.md#versions.
+ *
+ * The picture: a source of events (rdbkit_reader for an RDB; rdbkit_keyspace, into which rdbkit_aof replays append-only
+ * files in the order of a rdbkit_manifest), a visitor that receives them, and sinks that are visitors (rdbkit_writer makes
+ * an RDB, rdbkit_resp commands, rdbkit_json JSON; rdbkit_check judges). rdbkit_filter and rdbkit_salvage stand between.
+ * A complete program:
  *
  *     #include "rdbkit.h"
  *     #include <stdio.h>
@@ -64,7 +76,8 @@ RDBKIT_API const char *rdbkit_version(void);
 
 /* What functions return and what callbacks may answer. Negative codes are errors; the first one stays in its
  * handle. A callback answers RDBKIT_OK to go on and any negative value to stop (RDBKIT_ERR_STOPPED where it
- * has no better one); that value is what the feeding function then returns. */
+ * has no better one); that value is what the feeding function then returns. To any other answer, but for
+ * those of visitor.key, a reader says RDBKIT_ERR_USAGE. */
 typedef enum rdbkit_status {
     RDBKIT_OK = 0,
     RDBKIT_MORE = 1,     /* every byte was taken, and the input is not complete yet */
@@ -79,7 +92,7 @@ typedef enum rdbkit_status {
     RDBKIT_TAKE_UNCHECKED = 7,
 
     RDBKIT_ERR_NOMEM = -1,       /* out of memory */
-    RDBKIT_ERR_IO = -2,          /* a read or write function failed; error.sys_errno says why */
+    RDBKIT_ERR_IO = -2,          /* a read or write function failed: sys_errno, rdbkit_writer_errno() */
     RDBKIT_ERR_DAMAGED = -3,     /* bytes that no server writes */
     RDBKIT_ERR_TRUNCATED = -4,   /* the input ends too early */
     RDBKIT_ERR_UNSUPPORTED = -5, /* a version, type or opcode that this library does not read */
@@ -106,7 +119,7 @@ typedef struct rdbkit_str {
  * "where: found, wanted", then key and db when they are known; file bytes are escaped in it. */
 typedef struct rdbkit_error {
     int code;             /* a negative rdbkit_status, or RDBKIT_OK */
-    int sys_errno;        /* errno of the failed read or write, or 0 */
+    int sys_errno;        /* errno of the failed read, or 0; of a write: rdbkit_writer_errno() and the like */
     uint64_t offset;      /* of the item at fault, bytes from the start of the (decompressed) input */
     uint64_t blob_offset; /* inside the decoded packed blob that stands at offset, or RDBKIT_NO_OFFSET */
     uint64_t db;          /* or RDBKIT_NO_DB */
@@ -119,7 +132,8 @@ typedef struct rdbkit_error {
 /* ---- Allocator ---------------------------------------------------------------------------------------- */
 
 /* Memory functions for a handle; copied when it is made. realloc gets the old size, and must take NULL with
- * size 0 as an allocation. free must take NULL. Pass a NULL allocator for malloc and its relatives. */
+ * size 0 as an allocation; where it fails, what was there stays as it was. free must take NULL. What they give is aligned
+ * as malloc's. They are called on the thread that uses the handle. Pass a NULL allocator for malloc and its relatives. */
 typedef struct rdbkit_allocator {
     void *(*alloc)(void *ctx, size_t size);
     void *(*realloc)(void *ctx, void *ptr, size_t old_size, size_t size);
@@ -298,6 +312,7 @@ typedef struct rdbkit_visitor {
     int (*module_aux)(void *user, const rdbkit_module_aux *aux);
     int (*module_aux_end)(void *user);
     int (*db)(void *user, uint64_t db);
+    /* Hints of how many keys will come, of the database or of a cluster slot: nobody checks them. */
     int (*resize)(void *user, uint64_t keys, uint64_t expires);
     int (*slot_info)(void *user, uint64_t slot, uint64_t keys, uint64_t expires);
     int (*slot_import)(void *user, rdbkit_str job, uint64_t ranges);
@@ -307,7 +322,9 @@ typedef struct rdbkit_visitor {
     int (*string_piece)(void *user, rdbkit_str piece, uint64_t piece_off, uint64_t total_len);
     int (*list_item)(void *user, rdbkit_str item);
     int (*set_member)(void *user, rdbkit_str member);
+    /* score: infinite too; NaN from a damaged file, unless options.deep refuses it. */
     int (*zset_member)(void *user, rdbkit_str member, double score);
+    /* expire_ms: of the field, unix time, or RDBKIT_NO_EXPIRY. */
     int (*hash_field)(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms);
     int (*stream_entry)(void *user, rdbkit_stream_id id, uint64_t fields);
     int (*stream_field)(void *user, rdbkit_str field, rdbkit_str value);
@@ -942,9 +959,9 @@ RDBKIT_API int rdbkit_keyspace_command(rdbkit_keyspace *ks, const rdbkit_command
 /* A file of a log has ended: a transaction that is open is dropped, and the next file begins in database 0. */
 RDBKIT_API void rdbkit_keyspace_file_end(rdbkit_keyspace *ks);
 
-/* Give out everything as events, in the order of rdbkit_visitor: databases by number, keys in the order in which they
- * came to be. May be called any number of times. options: key_filter and piece_len are looked at; NULL for the
- * defaults. Returns RDBKIT_DONE or a negative code. The keyspace does not change. */
+/* Give out everything as events, on this thread, before it returns, in the order of rdbkit_visitor: databases by number,
+ * keys in the order in which they came to be. May be called any number of times. options: key_filter and piece_len are looked at; NULL for the
+ * defaults. Returns RDBKIT_DONE or a negative code: that of an earlier command, too. The keyspace does not change. */
 RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options,
                                     const rdbkit_visitor *visitor);
 
@@ -964,8 +981,8 @@ RDBKIT_API int rdbkit_command_check(const rdbkit_command *command);
  * (a packed one always) costs its own key and no other. Hand rdbkit_salvage_visitor() to a reader with piece_len 0.
  * Where the reader itself fails, nothing that follows can be found: call visitor->end() of the sink then, and what came
  * before is complete. As strict as a reader with deep, and about fields that stand twice; of a key that stands twice the
- * first one goes on. Key counts (resize) and slot data are left out. Memory: the largest value, some 40 bytes for each of
- * its members, and for each key. */
+ * first one goes on. Key counts (resize) and slot data are left out. Memory: the largest value, and 40 to 80 bytes for
+ * each of its members, and for each key. */
 typedef struct rdbkit_salvage rdbkit_salvage;
 
 /* A key that is lost. Borrowed until the callback returns. */
@@ -998,7 +1015,9 @@ typedef struct rdbkit_duplicate {
     int field;
 } rdbkit_duplicate;
 
-/* Make a check. spill: NULL to keep everything in memory. Returns NULL when out of memory. */
+/* Make a check. allocator: NULL for malloc; copied. spill: NULL to keep everything in memory; copied. Returns NULL when
+ * out of memory. Memory: 2 MiB; without a spill also 16 to 28 bytes for each key, and for each member or field of large
+ * collections. */
 RDBKIT_API rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, const rdbkit_spill *spill);
 RDBKIT_API void rdbkit_check_free(rdbkit_check *c);
 RDBKIT_API const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c);
