@@ -33,6 +33,7 @@ sys.path.insert(0, HERE)
 sys.dont_write_bytecode = True
 import aofs
 import gencmds
+import rdb
 import servers
 from aofs import NAME, AofServer, RdbServer, Walk, multi_part, read, write
 from compare import LEVELS, PORTABLE, Keyspace, differences, has_counters, has_field_expiry, losses, number_of
@@ -496,7 +497,7 @@ def check_leaves_everything_as_it_is():
 
 def rdb_file(n, magic=b"REDIS0011"):
     """(bytes, [(key, offset after it)]) of an RDB file with n keys of all shapes."""
-    txt, ln = gencmds.rdb_text, gencmds.rdb_len
+    txt, ln = rdb.txt, rdb.num
     data, keys = magic + b"\xfe\x00", []
     for i in range(n):
         key, item = b"key:%d" % i, [b"item %d %d" % (i, j) for j in range(i % 5 + 1)]
@@ -509,7 +510,7 @@ def rdb_file(n, magic=b"REDIS0011"):
         else: data += b"\x04" + txt(key) + ln(len(item)) + b"".join(txt(x) + txt(b"v") for x in item)
         keys.append((key.decode(), len(data)))
     data += b"\xff"
-    return data + gencmds.crc64(data), keys
+    return data + rdb.crc64(data), keys
 
 
 def keys_listed(path):
@@ -540,14 +541,14 @@ def cut_rdb_files_are_judged_and_keep_every_key_before_the_cut():
 
 @test
 def repair_of_an_rdb_file_skips_a_damaged_packed_value():
-    txt = gencmds.rdb_text
+    txt = rdb.txt
     good = lambda k: b"\x00" + txt(k) + txt(b"value")
     blobs = {"listpack": (b"\x10", b"\x0b\x00\x00\x00\x02\x00\x01\x05\x7f\x01\xff"), "intset": (b"\x0b", b"\x03\x00\x00\x00\x01\x00\x00\x00\x05\x00"),
              "ziplist": (b"\x0d", b"\x10\x00\x00\x00\x0a\x00\x00\x00\x02\x00\x00\x77bad\xff")}
 
     def one(kind, blob):
         data = b"REDIS0011\xfe\x00" + good(b"first") + kind + txt(b"lost:key") + txt(blob) + good(b"second") + good(b"third") + b"\xff"
-        path = write(work("dump.rdb"), data + gencmds.crc64(data))
+        path = write(work("dump.rdb"), data + rdb.crc64(data))
         out = ran("check", path, code=1)[2]
         _, err, wrong = ran("repair", path, "-o", path + ".repaired")
         if not wrong:

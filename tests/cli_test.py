@@ -31,6 +31,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests"))
 sys.dont_write_bytecode = True
 import compare
 import keyspace
+from rdb import crc64, num, txt
 
 FIXTURES = os.path.join(ROOT, "fixtures")
 SANITIZED = bool(os.environ.get("SANITIZED"))
@@ -48,27 +49,6 @@ class Skipped(Exception):
 
 
 # ---- Files -----------------------------------------------------------------------------------------------------------
-
-
-def crc64(data):
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
-    return struct.pack("<Q", crc)
-
-
-def num(n):
-    if n < 64:
-        return bytes([n])
-    if n < 1 << 14:
-        return struct.pack(">H", 0x4000 | n)
-    return b"\x80" + struct.pack(">I", n) if n < 1 << 32 else b"\x81" + struct.pack(">Q", n)
-
-
-def txt(s):
-    return num(len(s)) + s
 
 
 def rdb(*parts, magic=b"REDIS0009", sums=True):

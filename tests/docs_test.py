@@ -18,6 +18,10 @@ import tempfile
 import time
 import traceback
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+from rdb import crc64
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RDBKIT = os.path.abspath(os.environ.get("RDBKIT") or os.path.join(ROOT, "rdbkit"))
 LIBRARY = os.path.join(ROOT, "librdbkit.a")
@@ -869,15 +873,6 @@ def readme_shows_what_the_program_says():
         lines = p.stdout.decode(errors="replace").splitlines()
         for line in wanted.splitlines():
             expect(line[4:] in lines, "README.md: not said by %r:" % script, line[4:])
-
-
-def crc64(data):
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
-    return crc.to_bytes(8, "little")
 
 
 def hex_block(text):

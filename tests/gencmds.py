@@ -20,6 +20,8 @@ import random
 import struct
 import sys
 
+from rdb import crc64, num, txt
+
 # --level: (as Redis, as Valkey); a Valkey has all that Redis 7.2 has
 LEVELS = {"2.8": (2.8, 0), "3.2": (3.2, 0), "4.0": (4.0, 0), "5.0": (5.0, 0), "6.0": (6.0, 0), "6.2": (6.2, 0), "7.0": (7.0, 0),
           "7.2": (7.2, 0), "7.4": (7.4, 0), "8.0": (8.0, 0), "valkey-7.2": (7.2, 7.2), "valkey-8": (7.2, 8.1), "valkey-9": (7.2, 9.1)}
@@ -38,28 +40,6 @@ SCRIPT = "redis.call('SET',KEYS[1],ARGV[1]) redis.call('LPUSH',KEYS[2],ARGV[1]) 
 
 
 # ---- Payloads of RESTORE ---------------------------------------------------------------------------------------------
-
-CRC = []
-for byte in range(256):
-    for _ in range(8):
-        byte = byte >> 1 ^ (0x95AC9329AC4BC9B5 if byte & 1 else 0)
-    CRC.append(byte)
-
-
-def crc64(data):
-    crc = 0
-    for byte in data:
-        crc = CRC[(crc ^ byte) & 255] ^ crc >> 8
-    return struct.pack("<Q", crc)
-
-
-def rdb_len(n):
-    return bytes([n]) if n < 64 else struct.pack(">H", 0x4000 | n) if n < 1 << 14 else b"\x80" + struct.pack(">I", n)
-
-
-def rdb_text(x):
-    return rdb_len(len(x)) + x
-
 
 def payload(body, version):
     body += struct.pack("<H", version)
@@ -439,13 +419,13 @@ class Generator:
     def restore(self):
         text, n = [x if isinstance(x, bytes) else x.encode() for x in self.members(2, 6)], self.n
         text = sorted(set(text))
-        many = rdb_len(len(text))
+        many = num(len(text))
         key, body = self.one(
-            (self.string(), b"\x00" + rdb_text(text[0])),
-            (self.list(), b"\x01" + many + b"".join(map(rdb_text, text))),
-            (self.set(), b"\x02" + many + b"".join(map(rdb_text, text))),
-            (self.zset(), b"\x03" + many + b"".join(rdb_text(x) + b"\x033.5" for x in text)),
-            (self.hash(), b"\x04" + many + b"".join(rdb_text(x) + rdb_text(b"restored") for x in text)))
+            (self.string(), b"\x00" + txt(text[0])),
+            (self.list(), b"\x01" + many + b"".join(map(txt, text))),
+            (self.set(), b"\x02" + many + b"".join(map(txt, text))),
+            (self.zset(), b"\x03" + many + b"".join(txt(x) + b"\x033.5" for x in text)),
+            (self.hash(), b"\x04" + many + b"".join(txt(x) + txt(b"restored") for x in text)))
         ttl = self.one((0, ()), (FUTURE_MS + n(0, 999), ("ABSTTL",))) if self.has(5.0) else (0, ())
         if self.has(7.0) and n(0, 3) == 0:
             ttl = (n(10**12, 2 * 10**12), ())
@@ -483,7 +463,7 @@ class Generator:
         row(.6, 7.0, lambda: ("FUNCTION", "LOAD", *maybe("REPLACE"), lib()))
         row(.1, 7.0, lambda: ("FUNCTION", "DELETE", "lib%d" % n(0, 2)))
         row(.02, 7.0, lambda: ("FUNCTION", "FLUSH", *maybe(one("ASYNC", "SYNC"))))
-        row(.1, 7.0, lambda: ("FUNCTION", "RESTORE", payload(b"\xf5" + rdb_text(lib().encode()), 10), *maybe(one("APPEND", "REPLACE", "FLUSH"))))
+        row(.1, 7.0, lambda: ("FUNCTION", "RESTORE", payload(b"\xf5" + txt(lib().encode()), 10), *maybe(one("APPEND", "REPLACE", "FLUSH"))))
         row(.5, 7.0, lambda: ("FCALL", "f%d" % n(0, 2), 1, self.string(), self.value()))
 
 

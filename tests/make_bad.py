@@ -13,28 +13,11 @@ import os
 import struct
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+sys.dont_write_bytecode = True
+from rdb import crc64, num, txt
+
 HERE = object()  # marks the item at fault among the parts of a file
-
-
-def crc64(data):
-    crc = 0
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x95AC9329AC4BC9B5 if crc & 1 else 0)
-    return struct.pack("<Q", crc)
-
-
-def num(n):
-    """An RDB length."""
-    if n < 64: return bytes([n])
-    if n < 1 << 14: return struct.pack(">H", 0x4000 | n)
-    return b"\x80" + struct.pack(">I", n) if n < 1 << 32 else b"\x81" + struct.pack(">Q", n)
-
-
-def txt(s):
-    """An RDB string without compression."""
-    return num(len(s)) + s
 
 
 def lp_entry(v):
