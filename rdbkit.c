@@ -3235,6 +3235,7 @@ static int rec_module_aux(rdbkit_reader *r, const u8 *p) {
     if (st) return st;
     const u8 *tag = p;
     if ((st = rd_len(r, &p, &opcode)) || (st = rd_len(r, &p, &when))) return st;
+    if (id == UINT64_MAX) return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "module id 2^64-1, which is none");
     if (opcode != 2)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, tag, "module aux field with tag %llu, 2 wanted",
                        (unsigned long long)opcode);
@@ -3288,10 +3289,12 @@ static int rec_slot_import(rdbkit_reader *r, const u8 *p) {
 static int rec_lengths(rdbkit_reader *r, int opcode, const u8 *p) {
     u64 v[3] = {0, 0, 0};
     int n = opcode == FMT_OP_SLOT_INFO ? 3 : opcode == FMT_OP_RESIZEDB ? 2 : 1, st = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        const u8 *at = p;
         if ((st = rd_len(r, &p, &v[i]))) return st;
-    if (opcode == FMT_OP_SELECTDB && v[0] == RDBKIT_NO_DB) /* to servers a length that cannot be read */
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p + 1, "no database can have that number");
+        if (v[i] == UINT64_MAX) /* the servers' functions give it for an error of reading */
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "length 2^64-1, which servers take for a short file");
+    }
     r->p = p;
     switch (opcode) {
     case FMT_OP_SELECTDB:

@@ -139,6 +139,9 @@ bad("valkey_opcode_242", HERE, b"\xf2\x00", magic=b"VALKEY080")  # Valkey 9.2's 
 bad("opcode_243", HERE, b"\xf3\x00", STRING, magic=b"REDIS0012")  # Redis 8.6's KEY_META; Valkey's only in its own files: all
 bad("opcode_244_cut", b"\xf4\x01\x02", HERE, b"\x40", magic=b"REDIS0012", eof=b"", crc=b"")  # all
 bad("opcode_254_2e64", b"\xfe", HERE, b"\x81" + b"\xff" * 8, STRING)  # for servers a length that could not be read: all
+bad("opcode_244_2e64", b"\xf4", num(1), HERE, num((1 << 64) - 1), num(0), magic=b"REDIS0012")  # 2^64-1 is how servers' functions say that they could not read: all
+bad("opcode_248_2e64", b"\xf8", HERE, num((1 << 64) - 1), STRING, magic=b"REDIS0009")  # all
+bad("opcode_251_2e64", b"\xfb", num(1), HERE, num((1 << 64) - 1), STRING)  # all
 bad("opcode_252_cut", b"\xfc", HERE, b"\x00\xd8\xc3", eof=b"", crc=b"")  # all
 bad("valkey_slot_import_job", b"\xf3", HERE, txt(b"too short"), num(1), num(0), num(1), STRING, magic=b"VALKEY080")  # job names have 40 bytes: Valkey 9.1
 bad("valkey_slot_import_range", b"\xf3", txt(b"0" * 40), num(1), num(5), HERE, num(4), STRING, magic=b"VALKEY080")  # last below first; without cluster mode Valkey 9.1.2 dies of any 243
