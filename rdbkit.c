@@ -1466,7 +1466,7 @@ static int zm_open(pk_cursor *c, const u8 *blob, size_t len) {
     if (len < 2) return pk_fail(c, blob, "zipmap of %llu bytes, at least 2 wanted", len, 0);
     if (blob[len - 1] != 0xff)
         return pk_fail(c, blob + len - 1, "end mark is %llu, 255 wanted", blob[len - 1], 0);
-    c->stated = blob[0] >= 254 ? PK_COUNT_UNKNOWN : 2 * (u64)blob[0];
+    c->stated = blob[0] == 254 ? PK_COUNT_UNKNOWN : 2 * (u64)blob[0];
     c->p = blob + 1;
     c->end = blob + len - 1;
     return 0;

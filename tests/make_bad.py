@@ -193,6 +193,7 @@ value("zipmap_value_long", 9, HERE, txt(b"\x01\x01f\x30\x00v\xff"))  # 6.2 on
 value("zipmap_value_2e32", 9, HERE, txt(b"\x01\x01f\xfe\xff\xff\xff\xff\x00v\xff"))  # 6.2 on
 value("zipmap_free_long", 9, HERE, txt(b"\x01\x01f\x01\x09v\xff"))  # unused bytes past the end: 6.2 on
 value("zipmap_count", 9, HERE, txt(b"\x02\x01f\x01\x00v\xff"))  # 6.2 on
+value("zipmap_count_255", 9, HERE, txt(b"\xff\x01f\x01\x00v\xff"))  # only 254 means that it is not known: 6.2 on
 value("zipmap_end", 9, HERE, txt(b"\x01\x01f\x01\x00v"))  # no ff: 6.2 on
 value("zset2_nan", 5, num(1), txt(b"m"), HERE, f64(float("nan")), code=1)  # all, up to 6.2 by an assertion
 value("zset_nan", 3, num(1), txt(b"m"), HERE, b"\xfd", code=1)  # all, up to 6.2 by an assertion
