@@ -2355,6 +2355,10 @@ static int rd_walk_module(rdbkit_reader *r) {
     case FLOAT: r->walk.skip = 4; break;
     case DOUBLE: r->walk.skip = 8; break;
     case STRING: {
+        if (rd_strict(r) && p < r->end && *p == 0xc3) { /* decoded by who loads it */
+            if (!(st = rd_str_lzf(r, &p, RD_FIRST, NULL))) r->p = p;
+            return st;
+        }
         r->p = p; /* the tag alone is a step of its own: what it announces comes next */
         if ((st = rd_walk_str(r))) r->p = at;
         return st;

@@ -220,6 +220,7 @@ MODULE = num(0xB5EB2DFFFADD6C01)  # "test__rdb" version 1, of the servers' own t
 value("module_unterminated", 7, MODULE, num(2), num(1), HERE)  # the file's end where a tag is due: up to 6.0 refuse it, 6.2 on loop for ever
 value("module_tag_9", 7, MODULE, num(2), num(1), HERE, num(9), num(1), num(0))  # tags are 0..5: all
 value("module_string", 7, MODULE, num(5), HERE, b"\xc7", num(0))  # all
+bad("module_aux_string_lzf", b"\xf7", MODULE, num(2), num(2), num(5), HERE, b"\xc3", num(5), num(25), LZF, num(0), code=1, magic=b"REDIS0009")  # gives 24 bytes: 6.2 on
 bad("module_aux_when", b"\xf7", MODULE, HERE, num(5), num(1), num(0), magic=b"REDIS0009")  # the tag of `when` is 2: all
 
 # ---- streams
