@@ -1756,8 +1756,8 @@ static i64 strm_estimate_read(const rdbkit_stream_info *s, rdbkit_stream_id id) 
 /* The pending entries of one group, in the order of the file, to be looked up by the consumers that own them. */
 typedef struct strm_pending {
     rdbkit_stream_pending p;
-    u64 off; /* in the file */
-    u64 owners;
+    u64 off;   /* in the file */
+    u64 owner; /* 0: none yet; else one more than the consumers that come behind it */
 } strm_pending;
 
 static int strm_pending_cmp(const void *a, const void *b) {
@@ -2878,8 +2878,10 @@ static int val_stream_node(rdbkit_reader *r) {
     if (key.len != 16)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node key of %zu bytes, 16 wanted", key.len);
     rdbkit_stream_id id = strm_id_be((const u8 *)key.data);
-    if (s->any_node && strm_id_cmp(id, s->node_key) == 0)
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node key twice");
+    int c = s->any_node ? strm_id_cmp(id, s->node_key) : 1;
+    if (c == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node key twice");
+    if (c < 0 && rd_strict(r)) /* else one that stands twice could hide between others */
+        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node keys do not ascend");
     const u8 *blob_at = p;
     if ((st = rd_str(r, &p, RD_FIRST, &blob))) return st;
     if (strm_node_check(&n, id, (const u8 *)blob.data, blob.len, &sum) != PK_END)
@@ -2917,7 +2919,7 @@ static int val_stream_meta(rdbkit_reader *r) {
          (st = rd_len(r, &p, &m->entries_added))))
         return st;
     if ((st = rd_len(r, &p, &s->groups))) return st;
-    if (r->opt.deep && m->length != s->live)
+    if (m->length != s->live && (r->opt.deep || (rd_strict(r) && !s->any_node)))
         return rd_fail(r, RDBKIT_ERR_DAMAGED, r->p, "stream says %llu entries, has %llu",
                        (unsigned long long)m->length, (unsigned long long)s->live);
     m->groups = s->groups;
@@ -2933,7 +2935,7 @@ static int val_stream_name(rdbkit_reader *r, const u8 *at, mem_buf *kept, int an
     rdbkit_str last = {(const char *)kept->data, kept->len};
     int c = any ? val_str_cmp(name, last) : 1;
     if (c == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "a name of a group or consumer twice");
-    if (c < 0 && r->opt.deep)
+    if (c < 0 && rd_strict(r))
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "names of groups or consumers do not ascend");
     kept->len = 0;
     return mem_buf_add(&r->mem, kept, name.data, name.len) ? rd_nomem(r) : 0;
@@ -3019,8 +3021,8 @@ static int val_stream_consumers(rdbkit_reader *r) {
 static int val_stream_owners(rdbkit_reader *r) {
     rd_stream_state *s = &r->strm;
     strm_pending *list = val_stream_list(s);
-    for (size_t i = 0; r->opt.deep && i < s->pending_n; i++)
-        if (!list[i].owners) return val_fail_pending(r, &list[i], "has no owner");
+    for (size_t i = 0; rd_strict(r) && i < s->pending_n; i++) /* servers load it and die of XINFO */
+        if (!list[i].owner) return val_fail_pending(r, &list[i], "has no owner");
     s->phase = RD_S_GROUP;
     return 0;
 }
@@ -3059,9 +3061,13 @@ static int val_stream_owned(rdbkit_reader *r) {
         if (!x)
             return rd_fail(r, RDBKIT_ERR_DAMAGED, raw, "consumer has %llu-%llu pending, its group has not",
                            (unsigned long long)id.ms, (unsigned long long)id.seq);
-        if (x->owners++ && r->opt.deep)
-            return rd_fail(r, RDBKIT_ERR_DAMAGED, raw, "pending entry %llu-%llu has a second owner",
-                           (unsigned long long)id.ms, (unsigned long long)id.seq);
+        /* twice by one consumer: refused by all; a second owner: by Redis 8.0 and Valkey 8.1 once patched */
+        int twice = x->owner == s->consumers + 1;
+        if (twice || (x->owner && rd_strict(r)))
+            return rd_fail(r, RDBKIT_ERR_DAMAGED, raw, "pending entry %llu-%llu %s",
+                           (unsigned long long)id.ms, (unsigned long long)id.seq,
+                           twice ? "stands twice" : "has a second owner");
+        x->owner = s->consumers + 1;
         r->p = p;
         s->left--;
         if (r->ev->stream_pending && (st = r->ev->stream_pending(r->ev->user, &x->p))) return rd_stop(r, st);

@@ -460,6 +460,15 @@ def check_of_damaged_files_is_exit_1_with_the_offset():
 
 
 @test
+def value_that_kills_servers_is_not_copied():
+    for name in ("zset2_nan", "stream_length_nodeless", "stream_pel_unowned", "stream_pel_two_owners", "stream_nodekey_hidden", "stream_group_hidden"):
+        path = fixture("bad/%s.rdb" % name)
+        for verb in (["convert", "--to", "redis-8.0", "-o", "out", "--force"], ["filter", "-o", "out", "--force"], ["to-resp", "--restore", "--to", "redis-8.0"]):
+            r = run(*verb, path)
+            expect(r.code == 4, "%s %s: exit 4 wanted:" % (verb[0], name), r)
+
+
+@test
 def check_of_good_files_is_exit_0():
     def one(path):
         r = run("check", path)
