@@ -2612,6 +2612,17 @@ static int val_hash(rdbkit_reader *r) {
 
 /* ---- packed values ---- */
 
+/* Long back-lengths as Valkey 9.1 writes them kill Redis. Valkey's own files have them, and those of RDB 11 that it
+ * writes for older replicas. */
+static PORT_NOINLINE int val_check_forms(rdbkit_reader *r, const u8 *at, unsigned forms) {
+    if (!r->opt.deep || !(forms & 2) || r->header.lineage == FMT_V || r->header.rdb_version == 11) return 0;
+    return rd_fail(
+        r, RDBKIT_ERR_DAMAGED, at,
+        "back-length of a long entry as Valkey 9.1 writes it, which the servers of RDB version %d cannot "
+        "read",
+        r->header.rdb_version);
+}
+
 /* A packed blob, walked to its end. `each`: its entries come in groups of so many. */
 static int val_blob(rdbkit_reader *r, const u8 **pp, enum blob_kind kind, unsigned each, rdbkit_str *blob) {
     const u8 *at = *pp;
@@ -2624,6 +2635,7 @@ static int val_blob(rdbkit_reader *r, const u8 **pp, enum blob_kind kind, unsign
         return rd_fail_blob(r, at, &c);
     }
     r->blob_n = c.n;
+    if (PORT_UNLIKELY(c.forms) && (st = val_check_forms(r, at, c.forms))) return st;
     if (PORT_UNLIKELY(c.forms & r->raw_forms) && r->raw_from)
         return rd_raw_rewrite(r, at, *pp, blob->data, blob->len);
     return 0;
@@ -2886,7 +2898,8 @@ static int val_stream_node(rdbkit_reader *r) {
     if ((st = rd_str(r, &p, RD_FIRST, &blob))) return st;
     if (strm_node_check(&n, id, (const u8 *)blob.data, blob.len, &sum) != PK_END)
         return rd_fail_blob(r, blob_at, &n.lp);
-    if ((st = val_deep_node(r, blob_at, &n, &sum))) return st;
+    if ((st = val_deep_node(r, blob_at, &n, &sum)) || (st = val_check_forms(r, blob_at, n.lp.forms)))
+        return st;
     if (PORT_UNLIKELY(n.lp.forms & r->raw_forms) && r->raw_from &&
         (st = rd_raw_rewrite(r, blob_at, p, blob.data, blob.len)))
         return st;

@@ -15,7 +15,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
-from rdb import crc64, num, txt
+from rdb import crc64, lzf_encode, num, txt
 
 HERE = object()  # marks the item at fault among the parts of a file
 
@@ -51,6 +51,7 @@ def intset(width, *values, count=None):
 
 def ms(t): return struct.pack("<q", t)
 def f64(x): return struct.pack("<d", x)
+def packed(s): return b"\xc3" + num(len(lzf_encode(s))) + num(len(s)) + lzf_encode(s)
 def sid(a, b): return struct.pack(">QQ", a, b)
 
 
@@ -177,6 +178,8 @@ bad("listpack_duplicate", HERE, b"\x10", txt(b"k"), txt(lp(b"f", 1, b"f", 2)), c
 value("listpack_zset_odd", 17, HERE, txt(lp(b"m")), **TEN)
 value("listpack_zset_unsorted", 17, HERE, txt(lp(b"a", 2, b"b", 1)), code=1, **TEN)  # none; a server answers wrongly
 bad("listpack_set_duplicate", HERE, b"\x14", txt(b"k"), txt(lp(b"a", b"b", b"a")), code=1, magic=b"REDIS0011")
+LONG = b"\xf0" + struct.pack("<I", 16378) + b"a" * 16378  # with its head 16383 bytes: a back-length of two bytes or three
+value("listpack_backlen_narrow", 18, num(1), num(2), HERE, packed(lp(count=1, raw=LONG + b"\x7f\xff")), code=1, **TEN)  # as Valkey 9.1 writes it, in its own files: Redis deep, others crash
 value("quicklist2_container", 18, num(1), HERE, num(3), txt(lp(b"a")), **TEN)  # 1 is PLAIN, 2 is PACKED: all
 value("quicklist2_plain_empty", 18, num(1), num(1), HERE, txt(b""), **TEN)  # all
 value("quicklist2_node", 18, num(2), num(2), txt(lp(b"a")), num(2), HERE, txt(lp(b"b", total=5)), **TEN)  # second node: all
