@@ -14,6 +14,8 @@
 
 #include "../rdbkit.c"
 
+#include "testkit.h"
+
 typedef struct bytes {
     u8 data[1 << 20];
     size_t len;
@@ -427,6 +429,74 @@ static void writer_with_a_spill_that_only_grows_gives_the_same_file(void **state
     free(f.data);
 }
 
+/* A file, read into a writer; its status. */
+static int convert(const tk_bytes *in, rdbkit_writer_options *o, const rdbkit_target *target) {
+    o->target = target;
+    file.len = 0;
+    rdbkit_writer *w = rdbkit_writer_new(o, keep, &file);
+    if (!w) return RDBKIT_ERR_NOMEM;
+    rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_writer_visitor(w));
+    int st = rdbkit_reader_feed(r, in->data, in->len);
+    if (st == RDBKIT_MORE) st = rdbkit_reader_finish(r);
+    rdbkit_reader_free(r);
+    rdbkit_writer_free(w);
+    return st;
+}
+
+static void load_fixture(const char *path, tk_bytes *b) {
+    u8 block[4096];
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) tk_put(b, block, n);
+    fclose(f);
+}
+
+static void writer_survives_each_allocation_that_fails(void **state) {
+    static const char *const files[] = {"fixtures/redis80/everything.rdb", "fixtures/valkey9/everything.rdb"};
+    (void)state;
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        tk_bytes in = {NULL, 0, 0};
+        load_fixture(files[i], &in);
+        for (size_t t = 0; t < FMT_TARGET_N; t++) {
+            for (int st = RDBKIT_ERR_NOMEM, n = 1; st != RDBKIT_DONE; n++) {
+                tk_memory m = {.fail_at = (u64)n};
+                const rdbkit_allocator a = tk_allocator(&m);
+                rdbkit_writer_options o;
+                rdbkit_writer_options_init(&o);
+                o.allocator = &a, o.reencode = 1, o.allow_loss = 1, o.drop_modules = 1;
+                st = convert(&in, &o, &fmt_targets[t]);
+                if (m.misuse || m.live)
+                    fail_msg("%s, allocation %d: %s, %zu bytes left", files[i], n, m.misuse, m.live);
+                /* without memory for the compressor, strings go out as they are */
+                if (st == RDBKIT_DONE && m.calls >= m.fail_at) {
+                    if (strncmp(read_back(&file), "ERROR", 5) == 0)
+                        fail_msg("%s, allocation %d: %s", files[i], n, seen);
+                    st = RDBKIT_ERR_NOMEM;
+                }
+                if (st != RDBKIT_DONE) assert_int_equal(st, RDBKIT_ERR_NOMEM);
+            }
+        }
+        tk_drop(&in);
+    }
+}
+
+/* A hash with field expiry in a file that is older than the type: what is made of it can be read. */
+static void writer_as_the_input_packs_no_field_expiry_below_rdb_10(void **state) {
+    tk_bytes in = {NULL, 0, 0};
+    rdbkit_writer_options o;
+    (void)state;
+    tk_magic(&in, "REDIS0006");
+    tk_db(&in, 0);
+    tk_u8(&in, 24), tk_str(&in, "h"), tk_le(&in, 4102444800000, 8), tk_len(&in, 1);
+    tk_len(&in, 1), tk_str(&in, "f"), tk_str(&in, "v");
+    tk_end(&in);
+    rdbkit_writer_options_init(&o);
+    o.reencode = 1;
+    assert_int_equal(convert(&in, &o, NULL), RDBKIT_DONE);
+    assert_string_equal(read_back(&file), "[hash-metadata@0 key h ; f v;@4102444800000  ;");
+    tk_drop(&in);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writer_chooses_the_encoding_that_the_server_would),
@@ -438,6 +508,8 @@ int main(void) {
         cmocka_unit_test(writer_tells_the_losses_of_each_key_at_its_end),
         cmocka_unit_test(writer_with_a_spill_gives_the_same_file),
         cmocka_unit_test(writer_with_a_spill_that_only_grows_gives_the_same_file),
+        cmocka_unit_test(writer_survives_each_allocation_that_fails),
+        cmocka_unit_test(writer_as_the_input_packs_no_field_expiry_below_rdb_10),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
