@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import gencmds
+import rdb
 from compare import LEVELS, number_of
 from keyspace import Conn
 from servers import Server
@@ -208,7 +209,7 @@ def image_len(data):
         return 0
     crc = 0
     for i, byte in enumerate(data):
-        crc = gencmds.CRC[(crc ^ byte) & 255] ^ crc >> 8
+        crc = rdb.CRC[(crc ^ byte) & 255] ^ crc >> 8
         if byte == 255 and data[i + 1:i + 9] in (struct.pack("<Q", crc), bytes(8)) and data[i + 9:i + 10] in (b"", b"*", b"#"):
             return i + 9
     raise ValueError("an RDB image without an end")
