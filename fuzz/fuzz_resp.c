@@ -124,6 +124,8 @@ static void compare(const uint8_t *data, size_t size, const fuzz_bytes *commands
     status = rdbkit_keyspace_emit(ks, NULL, &v);
     int same =
         ran == RDBKIT_DONE && status == RDBKIT_DONE && before.keys == after.keys && before.all == after.all;
+    /* idle consumers of servers before 6.2 are made by XREADGROUP, which no log has, and no replay runs */
+    if (stats.events[RDBKIT_REPLAY_UNSURE]) same = 1;
     if ((!same || stats.events[RDBKIT_REPLAY_REFUSED]) && !sum_twice(data, size)) {
         fprintf(stderr, "%s\n%s\n", rdbkit_aof_error(a)->message, rdbkit_keyspace_error(ks)->message);
         fuzz_fail(same ? "commands that are refused" : "commands make another keyspace, keys",
