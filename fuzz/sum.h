@@ -128,8 +128,8 @@ static int sum_stream_info(void *u, const rdbkit_stream_info *i) {
     rdbkit_stream_id first = i->first_id;
     s->odd |= i->max_deleted.ms > i->last_id.ms ||
               (i->max_deleted.ms == i->last_id.ms && i->max_deleted.seq > i->last_id.seq);
-    /* XSETID refuses fewer than there are; and what was deleted had been added */
-    s->odd |= i->entries_added < i->length ||
+    /* XSETID refuses fewer than there are, and takes an int64; and what was deleted had been added */
+    s->odd |= i->entries_added < i->length || i->entries_added > INT64_MAX ||
               (i->entries_added == i->length && (i->max_deleted.ms || i->max_deleted.seq));
     s->odd |= first.ms != s->first.ms || first.seq != s->first.seq || i->last_id.ms < s->last.ms ||
               (i->last_id.ms == s->last.ms && i->last_id.seq < s->last.seq);
