@@ -2,24 +2,31 @@
  *
  * SPDX-License-Identifier: MIT
  *
- * Copy rdbkit.c and rdbkit.h into a project and link liblzf, zlib and the math library. No network, no server, no global
- * state. What holds unless a declaration says otherwise:
+ * Copy rdbkit.c and rdbkit.h into a project and link liblzf, zlib and the math library. No network, no server, no
+ * global state. What holds unless a declaration says otherwise:
  *
- *   Pointers   are not NULL. Structs of options, visitors and allocators are copied when a handle is made; what
- *              their contexts point to has to live as long as the handle.
+ *   Pointers   are not NULL, and nothing looks whether they are. Four may be: an allocator (malloc then), options (the
+ *              defaults then), data of length 0, and a context, which is only passed on. What is given is borrowed for
+ *              the call; what a handle gives is its own, and valid as long as it.
+ *   Structs    of options, visitors, allocators and spills are copied when a handle is made; what their contexts point
+ *              to has to live as long as the handle. Begin with the function _init, or with all zero for a visitor.
  *   Handles    come from a function _new, which returns NULL when out of memory, and go to the one called _free, which
  *              takes NULL, and any handle after any error, but not from inside one of its own callbacks.
+ *   Numbers    Lengths and offsets are bytes, indexes begin at 0. Times are Unix times: _ms in milliseconds, _s in
+ *              seconds. A flag is an int: 0 is no and the default, any other value is yes.
  *   Threads    Two handles share nothing. One is used on any one thread at a time, and together with those that it was
- *              given: a reader with its sink, filter and input. Callbacks run on that thread. Constants are for all.
- *   Memory     comes from the handle's allocator alone, and never by a number that a file states.
- *   Time       is constant, or linear in the bytes that are given, read or written; a replayed command costs what it
- *              costs a server.
+ *              given: a reader with its sink, filter and input. Callbacks run on that thread, inside the call that
+ *              feeds. Constants are for all.
+ *   Memory     comes from the handle's allocator (but for what regcomp() and qsort() of the C library take for
+ *              themselves), and never by a number that a file states. Buffers grow by doubling.
+ *   Time       is constant, or linear in the bytes that are given, read or written, times the logarithm where something
+ *              has to be sorted; a replayed command costs what it costs a server.
  *   Versions   Struct sizes and values of enums are part of the binary interface: docs/embedding.md#versions.
  *
  * The picture: a source of events (rdbkit_reader for an RDB; rdbkit_keyspace, into which rdbkit_aof replays append-only
- * files in the order of a rdbkit_manifest), a visitor that receives them, and sinks that are visitors (rdbkit_writer makes
- * an RDB, rdbkit_resp commands, rdbkit_json JSON; rdbkit_check judges). rdbkit_filter and rdbkit_salvage stand between.
- * A complete program:
+ * files in the order of a rdbkit_manifest), a visitor that receives them, and sinks that are visitors (rdbkit_writer
+ * makes an RDB, rdbkit_resp commands, rdbkit_json JSON; rdbkit_check judges). rdbkit_filter and rdbkit_salvage stand
+ * between. A complete program:
  *
  *     #include "rdbkit.h"
  *     #include <stdio.h>
@@ -54,7 +61,7 @@
 extern "C" {
 #endif
 
-/* The version of this header. The number is for #if: MAJOR * 10000 + MINOR * 100 + PATCH. */
+/* The version of this header. The number is for #if: MAJOR * 10000 + MINOR * 100 + PATCH, each below 100. */
 #define RDBKIT_VERSION_MAJOR 0
 #define RDBKIT_VERSION_MINOR 1
 #define RDBKIT_VERSION_PATCH 0
@@ -62,6 +69,7 @@ extern "C" {
     (RDBKIT_VERSION_MAJOR * 10000 + RDBKIT_VERSION_MINOR * 100 + RDBKIT_VERSION_PATCH)
 #define RDBKIT_VERSION "0.1.0"
 
+/* What stands before each function; a program may define it as something else. */
 #if defined(__GNUC__) && !defined(RDBKIT_API)
 #define RDBKIT_API __attribute__((visibility("default")))
 #elif !defined(RDBKIT_API)
@@ -75,11 +83,12 @@ RDBKIT_API const char *rdbkit_version(void);
 /* ---- Status ------------------------------------------------------------------------------------------- */
 
 /* What functions return and what callbacks may answer. Negative codes are errors; the first one stays in its
- * handle. A callback answers RDBKIT_OK to go on and any negative value to stop (RDBKIT_ERR_STOPPED where it
- * has no better one); that value is what the feeding function then returns. To any other answer, but for
- * those of visitor.key, a reader says RDBKIT_ERR_USAGE. */
+ * source (reader, input, append-only file, keyspace), and is what later calls return. A sink that has answered one
+ * takes no more events. A callback answers RDBKIT_OK to go on and any negative value to stop (RDBKIT_ERR_STOPPED where
+ * it has no better one); that value is what the feeding function then returns. To any other answer, but for those of
+ * visitor.key and .module_aux, a reader says RDBKIT_ERR_USAGE. */
 typedef enum rdbkit_status {
-    RDBKIT_OK = 0,
+    RDBKIT_OK = 0,       /* done, or to go on */
     RDBKIT_MORE = 1,     /* every byte was taken, and the input is not complete yet */
     RDBKIT_DONE = 2,     /* the input is complete */
     RDBKIT_SKIP_KEY = 3, /* answer of visitor.key: no events for this value, as cheaply as can be */
@@ -92,18 +101,19 @@ typedef enum rdbkit_status {
     RDBKIT_TAKE_UNCHECKED = 7,
 
     RDBKIT_ERR_NOMEM = -1,       /* out of memory */
-    RDBKIT_ERR_IO = -2,          /* a read or write function failed: sys_errno, rdbkit_writer_errno() */
-    RDBKIT_ERR_DAMAGED = -3,     /* bytes that no server writes */
+    RDBKIT_ERR_IO = -2,          /* reading, writing or a spill failed: sys_errno, rdbkit_writer_errno() */
+    RDBKIT_ERR_DAMAGED = -3,     /* bytes that no server writes; a string over half the address space */
     RDBKIT_ERR_TRUNCATED = -4,   /* the input ends too early */
     RDBKIT_ERR_UNSUPPORTED = -5, /* a version, type or opcode that this library does not read */
     RDBKIT_ERR_CHECKSUM = -6,    /* the CRC64 at the end differs */
-    RDBKIT_ERR_LIMIT = -7,       /* a limit of the options was passed, or the machine's address space */
+    RDBKIT_ERR_LIMIT = -7,       /* a limit of the options; a command of a log over half the address space */
     RDBKIT_ERR_LOSS = -8,        /* the target cannot hold the data, and loss was not allowed */
     RDBKIT_ERR_STOPPED = -9,     /* a callback asked to stop */
     RDBKIT_ERR_USAGE = -10       /* the call itself is wrong */
 } rdbkit_status;
 
-/* A short constant text for a status, "damaged input" for example. Never NULL. */
+/* A short constant text for a status, "damaged input" for example. status: any number; what is none of the above is
+ * "unknown status". Never NULL. */
 RDBKIT_API const char *rdbkit_status_text(int status);
 
 /* Bytes, not terminated; any of the 256 values may occur. data may be NULL if len is 0. */
@@ -112,18 +122,19 @@ typedef struct rdbkit_str {
     size_t len;
 } rdbkit_str;
 
-#define RDBKIT_NO_DB UINT64_MAX
-#define RDBKIT_NO_OFFSET UINT64_MAX
+#define RDBKIT_NO_DB UINT64_MAX     /* no database: a number that none can have */
+#define RDBKIT_NO_OFFSET UINT64_MAX /* no place in the input */
 
 /* What went wrong, and where. It lives in its handle. message holds the whole text, without the file's name:
- * "where: found, wanted", then key and db when they are known; file bytes are escaped in it. */
+ * "where: found, wanted", then key and db when they are known; file bytes are escaped in it. As long as code is
+ * RDBKIT_OK the message is "", and nothing else means anything. */
 typedef struct rdbkit_error {
-    int code;             /* a negative rdbkit_status, or RDBKIT_OK */
+    int code;             /* a negative rdbkit_status or answer of a callback, or RDBKIT_OK */
     int sys_errno;        /* errno of the failed read, or 0; of a write: rdbkit_writer_errno() and the like */
     uint64_t offset;      /* of the item at fault, bytes from the start of the (decompressed) input */
     uint64_t blob_offset; /* inside the decoded packed blob that stands at offset, or RDBKIT_NO_OFFSET */
-    uint64_t db;          /* or RDBKIT_NO_DB */
-    const char *type;     /* name of the type, "hash-listpack", or NULL outside a key */
+    uint64_t db;          /* that was selected there, or RDBKIT_NO_DB */
+    const char *type;     /* name of the type, "hash-listpack", or NULL outside a key; constant */
     char key[64];         /* first bytes of the key's name, not terminated */
     uint64_t key_len;     /* its full length; meaningful if type is not NULL */
     char message[480];    /* terminated */
@@ -131,9 +142,11 @@ typedef struct rdbkit_error {
 
 /* ---- Allocator ---------------------------------------------------------------------------------------- */
 
-/* Memory functions for a handle; copied when it is made. realloc gets the old size, and must take NULL with
- * size 0 as an allocation; where it fails, what was there stays as it was. free must take NULL. What they give is aligned
- * as malloc's. They are called on the thread that uses the handle. Pass a NULL allocator for malloc and its relatives. */
+/* Memory functions for a handle; copied when it is made. Sizes are bytes. alloc, realloc: what they give is aligned as
+ * malloc's; NULL if there is no memory. realloc gets the old size, and must take NULL with old_size 0 as an allocation;
+ * where it fails, what was there stays as it was. free gets the size that was asked for, and must take NULL.
+ * They are called on the thread that uses the handle, and must not call it. Pass a NULL allocator for malloc and its
+ * relatives; the three functions of one that is not NULL are all there. */
 typedef struct rdbkit_allocator {
     void *(*alloc)(void *ctx, size_t size);
     void *(*realloc)(void *ctx, void *ptr, size_t old_size, size_t size);
@@ -151,14 +164,15 @@ typedef enum rdbkit_shape {
     RDBKIT_ZSET,
     RDBKIT_HASH,
     RDBKIT_STREAM,
-    RDBKIT_MODULE,
-    RDBKIT_SHAPE_N
+    RDBKIT_MODULE, /* TYPE answers with the name of the module's type */
+    RDBKIT_SHAPE_N /* how many there are */
 } rdbkit_shape;
 
-/* "string", "list", "set", "zset", "hash", "stream", "module". */
+/* "string", "list", "set", "zset", "hash", "stream", "module"; "unknown" for any other number. Constant, never NULL. */
 RDBKIT_API const char *rdbkit_shape_name(rdbkit_shape shape);
 
-/* Whose numbering a file follows: told by its magic. The same type number may mean different things. */
+/* Whose numbering a file follows: told by its magic. The same type number may mean different things. Bits, so that a
+ * type of both can have both. */
 typedef enum rdbkit_lineage {
     RDBKIT_REDIS = 1, /* magic REDIS: all Redis, and Valkey up to 8.1 */
     RDBKIT_VALKEY = 2 /* magic VALKEY: Valkey from 9.0 on */
@@ -166,18 +180,18 @@ typedef enum rdbkit_lineage {
 
 /* One meaning of a type byte. Constant; pointers to rows may be compared. */
 typedef struct rdbkit_type {
-    int number;       /* the byte in the file */
-    unsigned lineage; /* rdbkit_lineage values, or-ed: the files in which the number means this */
-    int rdb_version;  /* first RDB version that has it */
-    rdbkit_shape shape;
+    int number;         /* the byte in the file, 0 to 255 */
+    unsigned lineage;   /* rdbkit_lineage values, or-ed: the files in which the number means this */
+    int rdb_version;    /* first RDB version that has it */
+    rdbkit_shape shape; /* what its values are */
     const char *name;   /* "hash-listpack" */
     const char *layout; /* how the bytes lie, in the notation of docs/format.md; NULL: cannot be read */
 } rdbkit_type;
 
-/* The rows in order of number: index from 0; NULL past the end. */
+/* The rows in order of number: index from 0; NULL past the end. Constant. */
 RDBKIT_API const rdbkit_type *rdbkit_type_at(size_t index);
 
-/* What a target server can do, as bits of rdbkit_target.features. */
+/* What a target server can do, as bits of rdbkit_target.features, and the first version that can. */
 enum {
     RDBKIT_F_STREAMS = 1 << 0,          /* Redis 5.0 */
     RDBKIT_F_SET_PXAT = 1 << 1,         /* SET ... PXAT, 6.2 */
@@ -207,43 +221,47 @@ typedef struct rdbkit_target {
 } rdbkit_target;
 
 /* The target of that name: "redis-4.0" ... "valkey-9"; "redis-7" and the like mean the newest of the line,
- * "rdb-8" ... "rdb-12" the newest Redis that writes that version. NULL: no such target. */
+ * "redis-8.2", "redis-8.4" and "valkey-9.1" what loads the same files, "rdb-8" ... "rdb-12" the newest Redis that
+ * writes that version. name: terminated, in lower case; may be NULL. NULL: no such target. Constant. */
 RDBKIT_API const rdbkit_target *rdbkit_target_find(const char *name);
 
-/* The targets, oldest Redis first, then Valkey: index from 0; NULL past the end. */
+/* The targets, oldest Redis first, then Valkey: index from 0; NULL past the end. Constant. */
 RDBKIT_API const rdbkit_target *rdbkit_target_at(size_t index);
 
-/* Whether a target loads a type: number, lineage and what the server was seen to accept. */
+/* Whether a target loads a type: 1 or 0, by number and lineage; 0 for a type that cannot be read. */
 RDBKIT_API int rdbkit_target_loads(const rdbkit_target *target, const rdbkit_type *type);
 
 /* ---- Events ------------------------------------------------------------------------------------------- */
 
 #define RDBKIT_NO_EXPIRY (-1) /* as the format has it: -1 is "none" from Redis 5.0 on */
-#define RDBKIT_NO_HINT (-1)
+#define RDBKIT_NO_HINT (-1)   /* neither idle time nor frequency is in the file */
 
+/* The first nine bytes of an RDB: magic and version. */
 typedef struct rdbkit_header {
     rdbkit_lineage lineage;
-    int rdb_version;
+    int rdb_version; /* 1 to 12 behind REDIS, 80 behind VALKEY */
 } rdbkit_header;
 
+/* A key, before its value. */
 typedef struct rdbkit_key {
     rdbkit_str name;     /* borrowed until the callback returns */
     rdbkit_str raw_name; /* the same as it stands in the file, an RDB string; len 0 if a filter changed it */
-    const rdbkit_type *type; /* constant */
-    const char *module;      /* name of a module value's type, or NULL; borrowed like name */
-    uint64_t db;
-    int64_t expire_ms; /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
-    int64_t idle_s;    /* LRU idle time in seconds, or RDBKIT_NO_HINT */
-    int lfu_freq;      /* LFU counter 0..255, or RDBKIT_NO_HINT */
+    const rdbkit_type *type; /* constant; of a replayed value without bytes: one that can hold it */
+    const char *module;      /* name of a module value's type, terminated, or NULL; borrowed like name */
+    uint64_t db;             /* 0 to RDBKIT_NO_DB - 1 */
+    int64_t expire_ms;       /* unix time, RDBKIT_NO_EXPIRY if none; may lie in the past */
+    int64_t idle_s;          /* LRU idle time in seconds, 0 or more, or RDBKIT_NO_HINT */
+    int lfu_freq;            /* LFU counter 0..255, or RDBKIT_NO_HINT */
     /* Of the record: its first prefix opcode, else its type byte. 0: the value has no bytes (a replayed keyspace, a
      * program's own events), and cannot be taken raw. */
     uint64_t offset;
     uint64_t value_off; /* of the first byte after the key's name */
 } rdbkit_key;
 
+/* The ID of a stream's entry, "ms-seq". */
 typedef struct rdbkit_stream_id {
-    uint64_t ms;
-    uint64_t seq;
+    uint64_t ms;  /* unix time of the server that made it, unless a client chose it */
+    uint64_t seq; /* number in that millisecond */
 } rdbkit_stream_id;
 
 /* Comes after the entries. Files below RDB 10 have no counters: then has_counters is 0, and the three fields
@@ -254,43 +272,47 @@ typedef struct rdbkit_stream_info {
     rdbkit_stream_id last_id;     /* last-generated-id */
     rdbkit_stream_id first_id;    /* of the first live entry; 0-0 if there is none */
     rdbkit_stream_id max_deleted; /* max-deleted-entry-id */
-    uint64_t entries_added;
-    uint64_t groups;
-    int has_counters;
+    uint64_t entries_added;       /* all that ever were, deleted ones too */
+    uint64_t groups;              /* that follow */
+    int has_counters;             /* 1: the source has first_id, max_deleted and entries_added */
 } rdbkit_stream_info;
 
-#define RDBKIT_ENTRIES_READ_UNKNOWN (-1)
+#define RDBKIT_ENTRIES_READ_UNKNOWN (-1) /* as the format has it: the server did not know */
 
+/* A consumer group; its consumers follow. */
 typedef struct rdbkit_stream_group {
     rdbkit_str name;
     rdbkit_stream_id last_id; /* last-delivered-id */
     int64_t entries_read; /* or RDBKIT_ENTRIES_READ_UNKNOWN; what a server estimates if the file has none */
     uint64_t pending;     /* entries in the group's list */
-    uint64_t consumers;
+    uint64_t consumers;   /* that follow */
 } rdbkit_stream_group;
 
+/* A consumer of the last group; its pending entries follow. */
 typedef struct rdbkit_stream_consumer {
     rdbkit_str name;
     int64_t seen_ms;   /* unix time */
     int64_t active_ms; /* unix time, -1: never; the same as seen_ms where the file has none */
-    uint64_t pending;
+    uint64_t pending;  /* entries that follow */
 } rdbkit_stream_consumer;
 
+/* An entry that the last consumer was given, and has not acknowledged. */
 typedef struct rdbkit_stream_pending {
-    rdbkit_stream_id id; /* the entry itself may be deleted meanwhile */
-    int64_t delivery_ms; /* unix time */
-    uint64_t delivery_count;
+    rdbkit_stream_id id;     /* the entry itself may be deleted meanwhile */
+    int64_t delivery_ms;     /* unix time of the last delivery */
+    uint64_t delivery_count; /* how often it was delivered */
 } rdbkit_stream_pending;
 
+/* Data that a module keeps outside of keys. */
 typedef struct rdbkit_module_aux {
-    uint64_t id;          /* as it stands in the file: name and encoding version in one */
+    uint64_t id;          /* as it stands in the file: name and encoding version in one; below 2^64 - 1 */
     char module[10];      /* name of the module's type, terminated */
     int encoding_version; /* 0..1023 */
     int when;             /* 1 before the keys, 2 after them */
 } rdbkit_module_aux;
 
-/* Receives events; user is passed to each. A NULL member is an event that is not wanted. All pointers and
- * slices are borrowed until the callback returns. No callback may call the reader that calls it, except
+/* Receives events; user is passed to each, and may be NULL. A NULL member is an event that is not wanted. All pointers
+ * and slices are borrowed until the callback returns. No callback may call the reader that calls it, except
  * rdbkit_reader_offset(). The order is
  *
  *     file   = header *( aux | function | module_aux *raw module_aux_end | resize | slot_info | slot_import
@@ -299,94 +321,114 @@ typedef struct rdbkit_module_aux {
  *                  | *( stream_entry *stream_field ) stream_info *group ] key_end
  *     group  = stream_group *( stream_consumer *stream_pending )
  *
- * where db comes when a file selects a database, string_piece instead of string for an uncompressed string
- * value longer than options.piece_len, and raw after RDBKIT_TAKE_RAW. raw bytes are those
- * after the key's name, checked as if they were decoded. After RDBKIT_SKIP_KEY only key_end follows. A packed value is checked whole before its first element is given out. */
+ * where db comes when a file selects a database, string_piece instead of string for an uncompressed string value longer
+ * than options.piece_len, if the visitor has string_piece at all, and raw after RDBKIT_TAKE_RAW and its relatives. raw
+ * bytes are those after the key's name, checked as if they were decoded. After RDBKIT_SKIP_KEY only key_end follows,
+ * and a module value has no events but raw. A packed value is checked whole before its first element is given out. */
 typedef struct rdbkit_visitor {
     void *user;
     int (*header)(void *user, const rdbkit_header *header);
+    /* A field about the file or its server, "redis-ver" for example. */
     int (*aux)(void *user, rdbkit_str name, rdbkit_str value);
     /* A library's source, with its #! line. opcode: 245, or 246 for the form of the 7.0 release candidates, which
      * has been turned into the other as 7.0 does it. */
     int (*function)(void *user, rdbkit_str code, int opcode);
+    /* May answer RDBKIT_TAKE_RAW, to get the data; after any other answer they are stepped over. */
     int (*module_aux)(void *user, const rdbkit_module_aux *aux);
     int (*module_aux_end)(void *user);
+    /* The keys that follow are in database db: 0 to RDBKIT_NO_DB - 1; 0 before the first one. */
     int (*db)(void *user, uint64_t db);
-    /* Hints of how many keys will come, of the database or of a cluster slot: nobody checks them. */
+    /* Hints of how many keys will come, and of these how many that expire, of the database or of a cluster slot: nobody
+     * checks them. */
     int (*resize)(void *user, uint64_t keys, uint64_t expires);
     int (*slot_info)(void *user, uint64_t slot, uint64_t keys, uint64_t expires);
+    /* An import of slots that was not at its end. job: 40 bytes. ranges: how many it has; they are not given out. */
     int (*slot_import)(void *user, rdbkit_str job, uint64_t ranges);
+    /* May answer RDBKIT_SKIP_KEY or one of RDBKIT_TAKE_*, too. */
     int (*key)(void *user, const rdbkit_key *key);
+    /* The next len bytes of a value or of module data: any number of times. */
     int (*raw)(void *user, const void *data, size_t len);
     int (*string)(void *user, rdbkit_str value);
+    /* One part of a string of total_len bytes, which begins at its byte piece_off: all parts, in their order. */
     int (*string_piece)(void *user, rdbkit_str piece, uint64_t piece_off, uint64_t total_len);
-    int (*list_item)(void *user, rdbkit_str item);
+    int (*list_item)(void *user, rdbkit_str item); /* from head to tail */
     int (*set_member)(void *user, rdbkit_str member);
     /* score: infinite too; NaN from a damaged file, unless options.deep refuses it. */
     int (*zset_member)(void *user, rdbkit_str member, double score);
     /* expire_ms: of the field, unix time, or RDBKIT_NO_EXPIRY. */
     int (*hash_field)(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms);
+    /* A live entry. fields: how many follow, each with its value. */
     int (*stream_entry)(void *user, rdbkit_stream_id id, uint64_t fields);
     int (*stream_field)(void *user, rdbkit_str field, rdbkit_str value);
     int (*stream_info)(void *user, const rdbkit_stream_info *info);
     int (*stream_group)(void *user, const rdbkit_stream_group *group);
     int (*stream_consumer)(void *user, const rdbkit_stream_consumer *consumer);
     int (*stream_pending)(void *user, const rdbkit_stream_pending *pending);
-    int (*key_end)(void *user);
+    int (*key_end)(void *user); /* the value is complete, and sound as far as it was looked at */
     /* checksum: 1 verified, 0 none in the file or not looked at. */
     int (*end)(void *user, int checksum);
 } rdbkit_visitor;
 
 /* ---- Input -------------------------------------------------------------------------------------------- */
 
-/* A source of bytes for rdbkit_reader_pull(). Input that begins with the two bytes of gzip is decompressed
- * on the way, several members too. */
+/* A source of bytes for rdbkit_reader_pull() and rdbkit_aof_pull(). Input that begins with the two bytes of gzip (RFC
+ * 1952) is decompressed on the way, several members too; what follows the last one is ignored. */
 typedef struct rdbkit_input rdbkit_input;
 
-/* Read up to size bytes into buf: returns how many, 0 at the end, or a negative errno. EINTR is the
- * function's own business; a short read is fine. */
+/* Read up to size bytes, 1 to 65536, into buf: returns how many, 0 at the end, or a negative errno, which ends the
+ * input. It may be asked once more after an end. EINTR is the function's own business; a short read is fine. */
 typedef ptrdiff_t (*rdbkit_read_fn)(void *ctx, void *buf, size_t size);
 
-/* Make an input from a function, a file descriptor (borrowed, read from where it stands) or memory (borrowed
- * until the input is freed). allocator: NULL for malloc. Returns NULL when out of memory. */
+/* Make an input from a function, a file descriptor (borrowed, read with read() from where it stands; it has to block,
+ * as EAGAIN is an error like others) or memory (len bytes, borrowed until the input is freed). Nothing is read yet.
+ * Returns NULL when out of memory, or if there is no function. Memory: 65 KiB once it is read, 170 KiB for gzip;
+ * without gzip none for memory. */
 RDBKIT_API rdbkit_input *rdbkit_input_new(const rdbkit_allocator *allocator, rdbkit_read_fn read, void *ctx);
 RDBKIT_API rdbkit_input *rdbkit_input_new_fd(const rdbkit_allocator *allocator, int fd);
 RDBKIT_API rdbkit_input *rdbkit_input_new_memory(const rdbkit_allocator *allocator, const void *data,
                                                  size_t len);
 RDBKIT_API void rdbkit_input_free(rdbkit_input *in);
 
-/* Bytes taken from the source so far, before decompression: for progress. */
+/* Bytes taken from the source so far, before decompression: for progress. It is ahead of the events:
+ * by up to 64 KiB, of memory by up to 1 GiB. */
 RDBKIT_API uint64_t rdbkit_input_offset(const rdbkit_input *in);
 
-/* Whether the input turned out to be gzip; known once the first bytes were read. */
+/* Whether the input turned out to be gzip: 1 or 0; known once the first bytes were read, 0 before. */
 RDBKIT_API int rdbkit_input_is_gzip(const rdbkit_input *in);
 
 /* ---- Reader ------------------------------------------------------------------------------------------- */
 
+/* What reads one RDB, of whatever server, and gives events to a visitor. */
 typedef struct rdbkit_reader rdbkit_reader;
 
+/* How to read. All zero is the default. */
 typedef struct rdbkit_reader_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
-    int ignore_checksum;               /* 1: do not compute the CRC64 */
+    int ignore_checksum;               /* 1: do not compute the CRC64, nor look at it */
     /* 1: also refuse what only some servers refuse, or only with sanitize-dump-payload yes: wrong stream counts,
      * pending entries with no owner or two, unsorted intsets and field expiries, empty collections, NaN scores.
      * (Duplicate fields and members are for rdbkit_check.) */
     int deep;
-    size_t piece_len;      /* an uncompressed string value over this comes in pieces; 0: never. Default 0 */
-    uint64_t max_item_len; /* a string or packed blob over this many bytes is RDBKIT_ERR_LIMIT; 0: none */
+    /* Bytes over which an uncompressed string value comes in pieces, to a visitor that has string_piece. 0, the
+     * default: never, if the visitor has string. */
+    size_t piece_len;
+    /* Bytes over which a string (a name, or compressed, or in pieces, too) or packed blob is RDBKIT_ERR_LIMIT. What is
+     * skipped or taken unchecked is not measured, and of module values no more than compressed strings. 0, the default:
+     * no limit. */
+    uint64_t max_item_len;
     /* Called with a copy of each key before visitor.key: it may change name (its own memory, until the next call),
-     * db and expire_ms. Answers RDBKIT_OK, RDBKIT_SKIP_KEY (the visitor hears nothing of the key) or a negative
-     * value to stop. rdbkit_filter_apply() is made for it. */
+     * db and expire_ms. Answers RDBKIT_OK, RDBKIT_SKIP_KEY (the visitor hears nothing of the key), no other above 0, or
+     * a negative value to stop. rdbkit_filter_apply() is made for it. NULL, the default: none. */
     int (*key_filter)(void *ctx, rdbkit_key *key);
-    void *key_filter_ctx;
+    void *key_filter_ctx; /* its ctx */
 } rdbkit_reader_options;
 
-/* Fill in the defaults. */
+/* Fill in the defaults: all zero. */
 RDBKIT_API void rdbkit_reader_options_init(rdbkit_reader_options *options);
 
-/* Make a reader for one RDB. options: NULL for the defaults. visitor: copied; NULL or all NULL just checks.
- * Returns NULL when out of memory. Memory: 40 KiB, plus the largest string or packed blob that has to be
- * held whole, plus 40 bytes for each pending entry of one stream group. */
+/* Make a reader for one RDB. visitor: copied; NULL or all NULL just checks. Returns NULL when out of memory. Memory: 40
+ * KiB; once or twice the largest string or packed blob that has to be whole, if it does not lie in one piece of input,
+ * and once or twice what a compressed one holds; 40 to 80 bytes for each pending entry of one stream group. */
 RDBKIT_API rdbkit_reader *rdbkit_reader_new(const rdbkit_reader_options *options,
                                             const rdbkit_visitor *visitor);
 RDBKIT_API void rdbkit_reader_free(rdbkit_reader *r);
@@ -395,33 +437,37 @@ RDBKIT_API void rdbkit_reader_free(rdbkit_reader *r);
  * r: not inside one of its callbacks. buf: len bytes, borrowed for the call, may be NULL if len is 0.
  * len: any size; 0 changes nothing.
  * Returns RDBKIT_MORE (all taken, input incomplete), RDBKIT_DONE (the RDB ended; rdbkit_reader_offset() is
- * the offset of the first byte after it, which may lie before the end of buf), or a negative code that stays.
- * Events: any number, on this thread, before it returns. */
+ * the offset of the first byte after it, which may lie before the end of buf), or a negative code that stays: any of
+ * RDBKIT_ERR_*, or what a callback answered. Once it has been RDBKIT_DONE nothing more is taken.
+ * Events: any number, on this thread, before it returns. Errors: see rdbkit_reader_error(). */
 RDBKIT_API int rdbkit_reader_feed(rdbkit_reader *r, const void *buf, size_t len);
 
-/* Say that there is no more input. Returns RDBKIT_DONE or a negative code: RDBKIT_ERR_TRUNCATED if the RDB
- * was not complete, with the offset of the item that is cut. */
+/* Say that there is no more input. Returns RDBKIT_DONE or a negative code that stays: RDBKIT_ERR_TRUNCATED if the RDB
+ * was not complete, with the offset of the item that is cut. No events. */
 RDBKIT_API int rdbkit_reader_finish(rdbkit_reader *r);
 
-/* Read the whole of an input. Returns RDBKIT_DONE or a negative code. What follows the RDB is left in the
- * input, see rdbkit_input_rest(). */
+/* Read the whole of an input, and finish. r: not inside one of its callbacks. Returns RDBKIT_DONE or a negative code as
+ * rdbkit_reader_feed() and rdbkit_reader_finish(), or what the input ran into: RDBKIT_ERR_IO (sys_errno of the error),
+ * RDBKIT_ERR_NOMEM, and of gzip RDBKIT_ERR_DAMAGED and RDBKIT_ERR_TRUNCATED. What follows the RDB is left in the input,
+ * see rdbkit_input_rest(). Events: as rdbkit_reader_feed(). */
 RDBKIT_API int rdbkit_reader_pull(rdbkit_reader *r, rdbkit_input *in);
 
-/* Give the bytes that follow what a reader took from an input: *data is borrowed until the next call.
- * Returns RDBKIT_OK with *len > 0, RDBKIT_DONE at the end, or a negative code. */
+/* Give the bytes that follow what a reader took from an input, decompressed; of an input that was not read yet, all.
+ * *data is borrowed until the next call. Returns RDBKIT_OK with *len > 0, or, with nothing to be used in *data and
+ * *len, RDBKIT_DONE at the end or a negative code that stays, as rdbkit_reader_pull(); the errno is not to be had. */
 RDBKIT_API int rdbkit_input_rest(rdbkit_input *in, const void **data, size_t *len);
 
 /* Bytes of the (decompressed) input that were consumed: inside key and key_end, the offset where the value
- * begins and ends. */
+ * begins and ends. May be called inside a callback. */
 RDBKIT_API uint64_t rdbkit_reader_offset(const rdbkit_reader *r);
 
-/* Keys seen so far. */
+/* Keys seen so far, those that a filter held back too; inside visitor.key with the one at hand. */
 RDBKIT_API uint64_t rdbkit_reader_keys(const rdbkit_reader *r);
 
-/* Whether the RDB ended with a checksum that was looked at and is right. */
+/* Whether the RDB ended with a checksum that was looked at and is right: 1 or 0. */
 RDBKIT_API int rdbkit_reader_verified(const rdbkit_reader *r);
 
-/* The first error, or one with code RDBKIT_OK. Valid as long as r. */
+/* The first error, or one with code RDBKIT_OK, which becomes it. Valid as long as r. */
 RDBKIT_API const rdbkit_error *rdbkit_reader_error(const rdbkit_reader *r);
 
 /* ---- Losses ------------------------------------------------------------------------------------------- */
@@ -443,20 +489,20 @@ typedef enum rdbkit_loss_kind {
     RDBKIT_NOTE_SLOT_IMPORT,      /* an unfinished slot import is left out */
     RDBKIT_NOTE_DROPPED_MODULE,   /* drop_modules: the key, or the module data outside of keys, is left out */
     RDBKIT_NOTE_DROPPED_FUNCTION, /* drop_functions: the library is left out */
-    RDBKIT_LOSS_KIND_N
+    RDBKIT_LOSS_KIND_N            /* how many there are */
 } rdbkit_loss_kind;
 
 /* Losses of one kind. key: the first key concerned (or a function's or module's name), up to 64 bytes. */
 typedef struct rdbkit_loss {
     rdbkit_loss_kind kind;
-    const char *name; /* "field-expiry" */
-    const char *text; /* what is lost and what is kept, one line */
-    int is_note;
-    uint64_t keys;  /* keys (functions, libraries, databases) concerned */
-    uint64_t items; /* fields, groups, members or pending entries concerned */
-    uint64_t db;    /* of the first key, or RDBKIT_NO_DB */
-    uint64_t key_len;
-    char key[64];
+    const char *name; /* "field-expiry"; constant */
+    const char *text; /* what is lost and what is kept, one line; constant */
+    int is_note;      /* 1: a note, 0: a loss */
+    uint64_t keys;    /* keys (functions, libraries, databases) concerned, at least 1 */
+    uint64_t items;   /* fields, groups, members or pending entries concerned, else as keys */
+    uint64_t db;      /* of the first key, or RDBKIT_NO_DB */
+    uint64_t key_len; /* of the whole name */
+    char key[64];     /* its first bytes, not terminated */
 } rdbkit_loss;
 
 /* What is lost of one key (function library, module, database), of one kind. */
@@ -468,7 +514,8 @@ typedef struct rdbkit_key_loss {
     uint64_t items; /* fields, groups, members or pending entries, at least 1 */
 } rdbkit_key_loss;
 
-/* Hear of losses one key at a time. loss and what it points to: borrowed until the function returns, but for row.
+/* Hear of losses one key at a time. ctx: as given in the options. loss and what it points to: borrowed until the
+ * function returns, but for row.
  * A sink calls it from inside its own callbacks, once for each key and kind, when all that is lost of the key is
  * known; at once if the loss is what ends the work; not for a key in whose middle an error comes. It must not call
  * the sink. */
@@ -476,13 +523,15 @@ typedef void (*rdbkit_loss_fn)(void *ctx, const rdbkit_key_loss *loss);
 
 /* ---- Output ------------------------------------------------------------------------------------------- */
 
-/* Take len bytes. Returns 0, or a negative errno, which ends the work with RDBKIT_ERR_IO. */
+/* Take all of len bytes, at least 1; data is borrowed for the call. Returns 0, or a negative errno, which ends the work
+ * with RDBKIT_ERR_IO; it is not called again then. EINTR and short writes are the function's own business. */
 typedef int (*rdbkit_write_fn)(void *ctx, const void *data, size_t len);
 
 /* Room on disk for what may grow large: 12 bytes for each key of a check, a large collection that is encoded anew.
- * write appends; read gives back len bytes from offset, counted from the first that was written; reset forgets everything
- * (may be NULL: then it only grows, and has to be empty when it is handed over). All return 0 or a negative errno, which
- * is RDBKIT_ERR_IO. One spill serves one handle at a time. */
+ * write appends len bytes; read gives back all of len bytes from offset, counted from the first that was written; reset
+ * forgets everything (may be NULL: then it only grows, and has to be empty when it is handed over). All return 0 or a
+ * negative errno, which is RDBKIT_ERR_IO; what errno it was is not kept. data is borrowed for the call. One spill
+ * serves one handle at a time. */
 typedef struct rdbkit_spill {
     int (*write)(void *ctx, const void *data, size_t len);
     int (*read)(void *ctx, uint64_t offset, void *data, size_t len);
@@ -493,14 +542,18 @@ typedef struct rdbkit_spill {
 /* ---- RDB out ------------------------------------------------------------------------------------------ */
 
 /* A sink that writes an RDB file: of the events of a reader, or of a program that calls the visitor's functions
- * itself to make one from nothing, in the order of the grammar above (header is not needed). In a key for that
- * purpose type says the shape, and for a hash whose fields expire has to be one that can hold that; raw_name.len
- * and offsets are 0, no expiry and no hint are RDBKIT_NO_EXPIRY and RDBKIT_NO_HINT. */
+ * itself to make one from nothing, in the order of the grammar above (header is not needed, but for a writer with
+ * target NULL). In a key for that purpose type says the shape, and for a hash whose fields expire has to be one that
+ * can hold that; raw_name.len and offsets are 0, no expiry and no hint are RDBKIT_NO_EXPIRY and RDBKIT_NO_HINT. A key
+ * without elements is left out, unless it is a string or a stream. Errors: RDBKIT_ERR_IO, RDBKIT_ERR_NOMEM,
+ * RDBKIT_ERR_LOSS, and RDBKIT_ERR_USAGE for events without a header where it is needed. */
 typedef struct rdbkit_writer rdbkit_writer;
 
+/* How to write. */
 typedef struct rdbkit_writer_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
-    /* The server that will load it. NULL: as the input, version and magic. Default: valkey-8.1. */
+    /* The server that will load it. NULL: as the input, version and magic, by the event header; a keyspace gives that
+     * only if it took in an RDB. Default: valkey-8.1. */
     const rdbkit_target *target;
     const rdbkit_spill *spill; /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
     int no_compress;           /* 1: no LZF for what is encoded */
@@ -511,35 +564,42 @@ typedef struct rdbkit_writer_options {
     int same_keys;             /* 1: nothing is filtered, so that the input's key counts hold */
     int aof_base;              /* 1: to be the base of an append-only file, and to say so as servers do */
     rdbkit_loss_fn on_loss;    /* hears of each key that loses something; NULL: not wanted */
-    void *on_loss_ctx;
+    void *on_loss_ctx;         /* its ctx */
 } rdbkit_writer_options;
 
+/* Fill in the defaults: the target, else zero. */
 RDBKIT_API void rdbkit_writer_options_init(rdbkit_writer_options *options);
 
-/* Make a writer. write, ctx: where the bytes go, in blocks of some 256 KiB; the file is complete when the end
- * event has returned RDBKIT_OK. Returns NULL when out of memory. Memory: 600 KiB, 1 MiB of a large collection, and
- * whole: hashes with field expiry over 512 fields for Redis, pending entries of one stream group, largest string. */
+/* Make a writer for one file. write, ctx: where the bytes go, in blocks of up to 256 KiB, or larger for a string that
+ * is; the file is complete when the end event has returned RDBKIT_OK. Returns NULL when out of memory. Memory: 600 KiB,
+ * 1 MiB of a large collection (all of it without a spill), and whole: hashes with field expiry over 512 fields for
+ * Redis, pending entries of one stream group, once or twice the largest string that is encoded. */
 RDBKIT_API rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options, rdbkit_write_fn write,
                                             void *ctx);
 RDBKIT_API void rdbkit_writer_free(rdbkit_writer *w);
 
-/* The visitor to hand to a reader (with piece_len 0), or to call. Valid as long as w. */
+/* The visitor to hand to a reader (whatever its piece_len: strings come whole), or to call. Valid as long as w. */
 RDBKIT_API const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w);
 
-/* As rdbkit_resp_loss() and rdbkit_resp_errno(). */
+/* The losses found so far: one a kind, in the order of rdbkit_loss_kind. index: from 0; NULL past the end. Valid until
+ * the next event. */
 RDBKIT_API const rdbkit_loss *rdbkit_writer_loss(const rdbkit_writer *w, size_t index);
+
+/* errno of the write that failed; 0 if none did, or if it was a spill that failed. */
 RDBKIT_API int rdbkit_writer_errno(const rdbkit_writer *w);
 
 /* ---- Commands out ------------------------------------------------------------------------------------- */
 
-/* A sink that turns events into commands of the Redis protocol, for redis-cli --pipe. */
+/* A sink that turns events into commands of the Redis protocol, for redis-cli --pipe: docs/resp.md. Errors:
+ * RDBKIT_ERR_IO, RDBKIT_ERR_NOMEM, RDBKIT_ERR_LOSS. */
 typedef struct rdbkit_resp rdbkit_resp;
 
+/* Which commands. */
 typedef struct rdbkit_resp_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
-    const rdbkit_target *target;       /* the server that will read them. Default: valkey-8.1 */
-    /* 1: each value whole, as RESTORE with a payload that the target loads; one over 512 MiB as commands. Needs a
-     * reader with piece_len 0. Memory: the largest value that goes through as it is. */
+    const rdbkit_target *target;       /* the server that will read them, not NULL. Default: valkey-8.1 */
+    /* 1: each value whole, as RESTORE with a payload that the target loads; one over 512 MiB as commands. Memory: once
+     * or twice the largest value that goes through as it is. */
     int restore;
     const rdbkit_spill *spill; /* for collections over 1 MiB that are encoded anew; NULL: memory; copied */
     unsigned batch;     /* elements in one command, 1 to 100000. Default 64, as the servers' own rewrite */
@@ -552,28 +612,32 @@ typedef struct rdbkit_resp_options {
     int dry_run;        /* 1: write nothing, read on, collect the losses */
     int rewrite;        /* 1: as a server rewrites its append-only file: SET without time, then PEXPIREAT */
     rdbkit_loss_fn on_loss; /* hears of each key that loses something; NULL: not wanted */
-    void *on_loss_ctx;
+    void *on_loss_ctx;      /* its ctx */
 } rdbkit_resp_options;
 
+/* Fill in the defaults: target and batch, else zero. */
 RDBKIT_API void rdbkit_resp_options_init(rdbkit_resp_options *options);
 
-/* Make a sink. write, ctx: where the bytes go, in blocks of some 256 KiB that end with a whole command
- * (but for values larger than that). Returns NULL when out of memory or when an option is out of range. */
+/* Make a sink. write, ctx: where the bytes go, in blocks of 128 to 256 KiB, the last one less, that end with a whole
+ * command if it is not over 128 KiB itself; in a dry run it is not called, and has to be there. Returns NULL when out
+ * of memory, or when target is NULL or batch out of range. Memory: 260 KiB, the names of one key, group and consumer,
+ * and with restore as a writer, too. */
 RDBKIT_API rdbkit_resp *rdbkit_resp_new(const rdbkit_resp_options *options, rdbkit_write_fn write, void *ctx);
 RDBKIT_API void rdbkit_resp_free(rdbkit_resp *s);
 
-/* The visitor to hand to a reader (with piece_len of 64 KiB, so that large strings pass in constant memory).
- * Valid as long as s. */
+/* The visitor to hand to a reader (with piece_len of 64 KiB, so that large strings pass in constant memory; with
+ * restore they come whole). Valid as long as s. */
 RDBKIT_API const rdbkit_visitor *rdbkit_resp_visitor(rdbkit_resp *s);
 
 /* Write out what is buffered, whole commands alone. Call it at the end, after an error too: the commands before
- * the key at fault are complete. Returns RDBKIT_OK or RDBKIT_ERR_IO. */
+ * the key at fault are complete, unless it was a write that failed. Returns RDBKIT_OK, or RDBKIT_ERR_IO if this write
+ * failed; whether an earlier one did: rdbkit_resp_errno(). */
 RDBKIT_API int rdbkit_resp_finish(rdbkit_resp *s);
 
-/* The losses found so far: index from 0, NULL past the end. Valid until the next event. */
+/* As rdbkit_writer_loss(). */
 RDBKIT_API const rdbkit_loss *rdbkit_resp_loss(const rdbkit_resp *s, size_t index);
 
-/* errno of the write that failed, or 0. */
+/* As rdbkit_writer_errno(). */
 RDBKIT_API int rdbkit_resp_errno(const rdbkit_resp *s);
 
 /* ---- JSON out ----------------------------------------------------------------------------------------- */
@@ -585,23 +649,25 @@ typedef struct rdbkit_json rdbkit_json;
 typedef enum rdbkit_json_encoding {
     /* Valid UTF-8 as it is, other bytes as "base64:..."; "utf8:" before text that begins like a mark. */
     RDBKIT_JSON_AUTO,
-    RDBKIT_JSON_UTF8,   /* loses data: what is not valid UTF-8 becomes U+FFFD */
-    RDBKIT_JSON_BASE64, /* every one as base64, without a mark */
-    RDBKIT_JSON_LATIN1, /* each byte as the code point of that number */
-    RDBKIT_JSON_ENCODING_N
+    RDBKIT_JSON_UTF8,      /* loses data: what is not valid UTF-8 becomes U+FFFD */
+    RDBKIT_JSON_BASE64,    /* every one as base64, without a mark */
+    RDBKIT_JSON_LATIN1,    /* each byte as the code point of that number */
+    RDBKIT_JSON_ENCODING_N /* how many there are */
 } rdbkit_json_encoding;
 
+/* How to write JSON. All zero is the default. */
 typedef struct rdbkit_json_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
     int lines;                         /* 1: one record a line (JSON lines), no array around them */
     rdbkit_json_encoding encoding;     /* default RDBKIT_JSON_AUTO */
 } rdbkit_json_options;
 
+/* Fill in the defaults. */
 RDBKIT_API void rdbkit_json_options_init(rdbkit_json_options *options);
 
-/* Make a sink. options: NULL for the defaults. write, ctx: where the bytes go, in blocks of some 256 KiB that end
- * anywhere. Returns NULL when out of memory or when an option is out of range. Memory: 256 KiB, plus the names of
- * the fields of one hash that expire, and 16 bytes for each. */
+/* Make a sink. write, ctx: where the bytes go, in blocks of up to 256 KiB, or larger for a string that is, that end
+ * anywhere. Returns NULL when out of memory or when encoding is out of range. Memory: 256 KiB, plus once or twice the
+ * names of the fields of one hash that expire, and 16 bytes for each. */
 RDBKIT_API rdbkit_json *rdbkit_json_new(const rdbkit_json_options *options, rdbkit_write_fn write, void *ctx);
 RDBKIT_API void rdbkit_json_free(rdbkit_json *s);
 
@@ -610,10 +676,11 @@ RDBKIT_API void rdbkit_json_free(rdbkit_json *s);
 RDBKIT_API const rdbkit_visitor *rdbkit_json_visitor(rdbkit_json *s);
 
 /* Write out what is buffered. Call it at the end, after an error too. The array is closed only if the event end came,
- * so that half a document cannot be taken for a whole one. Returns RDBKIT_OK or RDBKIT_ERR_IO. */
+ * so that half a document cannot be taken for a whole one. Returns RDBKIT_OK, or RDBKIT_ERR_IO if a write failed, now
+ * or before. */
 RDBKIT_API int rdbkit_json_finish(rdbkit_json *s);
 
-/* errno of the write that failed, or 0. */
+/* As rdbkit_writer_errno(). */
 RDBKIT_API int rdbkit_json_errno(const rdbkit_json *s);
 
 /* ---- Filters and transforms ---------------------------------------------------------------------------- */
@@ -622,21 +689,21 @@ RDBKIT_API int rdbkit_json_errno(const rdbkit_json *s);
  * to a reader as options.key_filter and options.key_filter_ctx; one filter serves one reader at a time. The kinds
  * are patterns, exact names, shapes, databases, slots, expiry; a key has to pass every kind that was asked for
  * (AND), and passes a kind by any one of its values (OR) and none of those with negate. Filters see the key as it
- * is in the file; transforms come after all of them. The fields of a hash keep their own expiry in any case. */
+ * is in the file; transforms come after all of them. The fields of a hash keep their own expiry in any case. Time of a
+ * key: the rules (but exact names, shapes and slots are one each), and its name for each pattern. */
 typedef struct rdbkit_filter rdbkit_filter;
 
-/* Make a filter that lets every key through as it is. allocator: NULL for malloc; copied. Returns NULL when out
- * of memory. Memory: 3 KiB, the texts given, and for each name of rdbkit_filter_key_name() 30 to 50 bytes besides
- * its own (more for moments, while tables grow). rdbkit_filter_free() takes NULL; the reader must be done with
- * the filter. */
+/* Make a filter that lets every key through as it is. Returns NULL when out of memory. Memory: 3 KiB, the texts given,
+ * the longest name, and for each name of rdbkit_filter_key_name() 40 to 80 bytes besides once or twice its own (half
+ * more for moments, while tables grow). When it is freed the reader must be done with it. */
 RDBKIT_API rdbkit_filter *rdbkit_filter_new(const rdbkit_allocator *allocator);
 RDBKIT_API void rdbkit_filter_free(rdbkit_filter *f);
 
 /* The functions that add something copy it, and return RDBKIT_OK, RDBKIT_ERR_NOMEM or RDBKIT_ERR_USAGE (an
- * argument out of range); then the filter is as it was. */
+ * argument out of range); then the filter is as it was. negate: a flag, 1 for what is not wanted. */
 
 /* A glob that key names are held against, see rdbkit_glob_match(). pattern: len bytes, may be NULL if len is 0.
- * negate: 1 for the keys that are not wanted. Globs and regular expressions are one kind. */
+ * Globs and regular expressions are one kind. */
 RDBKIT_API int rdbkit_filter_key(rdbkit_filter *f, const char *pattern, size_t len, int negate);
 
 /* A POSIX extended regular expression, found anywhere in a name unless ^ and $ say otherwise. pattern: terminated.
@@ -665,11 +732,11 @@ enum {
     RDBKIT_ONLY_EXPIRED = 1 << 0, /* has an expiry before now_ms: a master that loads the file drops it */
     RDBKIT_NO_EXPIRED = 1 << 1,   /* has none, or one at or after now_ms */
     RDBKIT_HAS_TTL = 1 << 2,      /* has an expiry, past or not */
-    RDBKIT_NO_TTL = 1 << 3
+    RDBKIT_NO_TTL = 1 << 3        /* has none */
 };
 
-/* Set the conditions, in place of those of an earlier call. which: the bits above, or-ed; 0: none. now_ms: unix
- * time in milliseconds, looked at by the first two alone. */
+/* Set the conditions, in place of those of an earlier call. which: the bits above, or-ed; 0: none; others mean nothing.
+ * now_ms: unix time in milliseconds, looked at by the first two alone. */
 RDBKIT_API void rdbkit_filter_expiry(rdbkit_filter *f, unsigned which, int64_t now_ms);
 
 /* Let so many keys through at most, the first ones; 0: none at all. Default: any number. */
@@ -682,7 +749,7 @@ RDBKIT_API void rdbkit_filter_limit(rdbkit_filter *f, uint64_t keys);
 RDBKIT_API int rdbkit_filter_map_db(rdbkit_filter *f, uint64_t from, uint64_t to);
 
 /* Names that begin with old_name begin with new_name instead: the first rule that applies, once. Either may be
- * empty, and then NULL. Cluster slots may change with the name. */
+ * empty, and then NULL; an empty old_name applies to all. Cluster slots may change with the name. */
 RDBKIT_API int rdbkit_filter_rename(rdbkit_filter *f, const char *old_name, size_t old_len,
                                     const char *new_name, size_t new_len);
 
@@ -693,9 +760,9 @@ RDBKIT_API void rdbkit_filter_strip_ttl(rdbkit_filter *f);
  * expiry stays without. Stops at the ends of int64_t; -1, which would mean "no expiry", becomes -2. */
 RDBKIT_API void rdbkit_filter_shift_ttl(rdbkit_filter *f, int64_t ms);
 
-/* Judge a key, and transform it if it passes. filter: a rdbkit_filter. key: changed only if it passes; its name
- * then may lie in the filter's memory, valid until the next call with the filter.
- * Returns RDBKIT_OK, RDBKIT_SKIP_KEY, or RDBKIT_ERR_NOMEM. */
+/* Judge a key, and transform it if it passes. filter: a rdbkit_filter. key: name, type, db and expire_ms are looked at,
+ * all but type may be changed, and only if it passes; its name then may lie in the filter's memory, valid until the
+ * next call with the filter. Returns RDBKIT_OK, RDBKIT_SKIP_KEY, or RDBKIT_ERR_NOMEM. */
 RDBKIT_API int rdbkit_filter_apply(void *filter, rdbkit_key *key);
 
 /* Keys let through since the filter was made or restarted. */
@@ -736,7 +803,7 @@ RDBKIT_API int rdbkit_glob_match(const char *pattern, size_t pattern_len, const 
  * not looked at. docs/aof.md names the servers that this was checked on. */
 typedef struct rdbkit_aof rdbkit_aof;
 
-#define RDBKIT_NO_TIMESTAMP INT64_MIN
+#define RDBKIT_NO_TIMESTAMP INT64_MIN /* there was no "#TS:" */
 
 /* One command. All pointers and slices are borrowed until the callback returns. */
 typedef struct rdbkit_command {
@@ -757,17 +824,19 @@ typedef struct rdbkit_command {
  * rdbkit_aof_offset() and rdbkit_aof_progress(). */
 typedef struct rdbkit_aof_visitor {
     void *user;
-    const rdbkit_visitor *rdb; /* gets the events of an image; copied; NULL: just check it */
+    const rdbkit_visitor *rdb; /* gets the events of an image, to its own user; copied; NULL: just check */
     int (*rdb_end)(void *user, uint64_t offset); /* of the first byte behind the image */
     int (*command)(void *user, const rdbkit_command *command);
     /* text: without '#', CR and LF; borrowed until the callback returns. offset: of the '#'. */
     int (*annotation)(void *user, rdbkit_str text, uint64_t offset);
 } rdbkit_aof_visitor;
 
+/* How to read. All zero is the default. */
 typedef struct rdbkit_aof_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
     rdbkit_reader_options rdb;         /* for an image; its allocator NULL: the one above */
-    /* More than that is RDBKIT_ERR_LIMIT; 0, the default: no limit. Servers have none either. */
+    /* More than that is RDBKIT_ERR_LIMIT; 0, the default: no limit but half of SIZE_MAX for a record. Over 2147483647
+     * arguments, or 1 TiB in one, are damage in any case. */
     uint64_t max_args;        /* arguments of one command */
     uint64_t max_arg_len;     /* bytes of one argument */
     uint64_t max_command_len; /* bytes of one record, which is what may have to be held in memory */
@@ -781,48 +850,48 @@ typedef struct rdbkit_aof_options {
 RDBKIT_API void rdbkit_aof_options_init(rdbkit_aof_options *options);
 
 /* Make a reader for one file.
- * options: NULL for the defaults. visitor: copied; NULL or all NULL just checks.
+ * visitor: copied; NULL or all NULL just checks.
  * Returns NULL when out of memory. Memory: 2 KiB, up to twice the largest command that does not lie
- * in one piece of input, 16 bytes for each of its arguments, and what a rdbkit_reader takes while
- * an image is read. Nothing is allocated by a number that the file states. */
+ * in one piece of input, 16 to 32 bytes for each of its arguments, and what a rdbkit_reader takes
+ * while an image is read. */
 RDBKIT_API rdbkit_aof *rdbkit_aof_new(const rdbkit_aof_options *options, const rdbkit_aof_visitor *visitor);
-
-/* a: NULL, or one that is not inside a callback. */
 RDBKIT_API void rdbkit_aof_free(rdbkit_aof *a);
 
 /* Give the next bytes of the file to a reader.
  * a: not inside one of its callbacks. buf: len bytes, borrowed for the call, may be NULL if len is
  * 0. len: any size; 0 changes nothing.
- * Returns RDBKIT_MORE (all taken), or a negative code that stays; RDBKIT_DONE after
- * rdbkit_aof_finish(). Events: any number, on this thread, before it returns. Time: linear in len,
- * however it is cut. */
+ * Returns RDBKIT_MORE (all taken), or a negative code that stays: any of RDBKIT_ERR_*, or what a
+ * callback answered; RDBKIT_DONE after rdbkit_aof_finish(). Events: any number, on this thread,
+ * before it returns. Time: linear in len, however it is cut. Errors: see rdbkit_aof_error(). */
 RDBKIT_API int rdbkit_aof_feed(rdbkit_aof *a, const void *buf, size_t len);
 
-/* Say that there is no more input. Returns RDBKIT_DONE or a negative code. RDBKIT_ERR_TRUNCATED has
- * the offset of the command or annotation that is cut, or that of a MULTI without EXEC if the file
- * ends behind a whole record. */
+/* Say that there is no more input. Returns RDBKIT_DONE or a negative code that stays.
+ * RDBKIT_ERR_TRUNCATED has the offset of the command or annotation that is cut, or that of a MULTI
+ * without EXEC if the file ends behind a whole record. No events. */
 RDBKIT_API int rdbkit_aof_finish(rdbkit_aof *a);
 
-/* Read the whole of an input, and finish. Returns RDBKIT_DONE or a negative code. */
+/* Read the whole of an input, and finish. a: not inside one of its callbacks. Returns RDBKIT_DONE
+ * or a negative code as rdbkit_aof_feed() and rdbkit_aof_finish(), or what the input ran into, as
+ * rdbkit_reader_pull(). Events: as rdbkit_aof_feed(). */
 RDBKIT_API int rdbkit_aof_pull(rdbkit_aof *a, rdbkit_input *in);
 
 /* Bytes of the (decompressed) input that were consumed: all whole records. Inside a callback: the
  * offset of what it was given; inside one of visitor.rdb, as rdbkit_reader_offset(). */
 RDBKIT_API uint64_t rdbkit_aof_offset(const rdbkit_aof *a);
 
-/* The first error, or one with code RDBKIT_OK. Its offset is that of the header line or line end at
- * fault. The message begins with "record at N", "argument 2 of 3 at N", "annotation at N" or
- * "transaction at N". Errors inside an image are those of rdbkit_reader_error(). Valid as long as
- * a. */
+/* The first error, or one with code RDBKIT_OK, which becomes it. Its offset is that of the header
+ * line or line end at fault. The message begins with "record at N", "argument 2 of 3 at N",
+ * "annotation at N", "transaction at N" or, when reading failed, "input at N". Errors inside an
+ * image are those of rdbkit_reader_error(). Valid as long as a. */
 RDBKIT_API const rdbkit_error *rdbkit_aof_error(const rdbkit_aof *a);
 
 /* What is known of a file so far. Inside a callback: without what it was given. */
 typedef struct rdbkit_aof_state {
-    int has_rdb;       /* it begins with an RDB image */
-    int rdb_verified;  /* and that ended with a checksum that was looked at and is right */
-    uint64_t rdb_end;  /* of the first byte behind the image; RDBKIT_NO_OFFSET: not, or not yet */
-    uint64_t commands; /* MULTI, EXEC and SELECT too */
-    uint64_t annotations;
+    int has_rdb;          /* it begins with an RDB image */
+    int rdb_verified;     /* and that ended with a checksum that was looked at and is right */
+    uint64_t rdb_end;     /* of the first byte behind the image; RDBKIT_NO_OFFSET: not, or not yet */
+    uint64_t commands;    /* MULTI, EXEC and SELECT too */
+    uint64_t annotations; /* of any kind */
     /* Where a file can be cut: behind the last complete record that is outside of an open
      * transaction, and behind any complete record. Both are at least rdb_end; 0 as long as nothing
      * is complete. */
@@ -849,10 +918,10 @@ typedef struct rdbkit_manifest rdbkit_manifest;
 
 /* One line of a manifest. */
 typedef struct rdbkit_manifest_file {
-    rdbkit_str name; /* unquoted, without / and \, not empty; terminated as well */
-    int64_t seq;     /* not 0 */
+    rdbkit_str name; /* unquoted, without / and \, not empty; terminated as well by rdbkit_manifest_parse() */
+    int64_t seq;     /* not 0; of increments above 0, and ascending */
     char type;       /* 'b' base, 'i' increment, 'h' history: not loaded, servers delete it */
-    /* Replication offsets of Redis 8.0 and later, increments alone; -1: none. */
+    /* Replication offsets of Redis 8.0 and later, written for increments alone; -1: none, and no end without start. */
     int64_t start_offset, end_offset;
     uint64_t line; /* from 1; not looked at by rdbkit_manifest_line() */
 } rdbkit_manifest_file;
@@ -861,10 +930,9 @@ typedef struct rdbkit_manifest_file {
 #define RDBKIT_MANIFEST_LINE_MAX 1025
 
 /* Read a manifest as servers read it: what they refuse is refused.
- * allocator: NULL for malloc; copied. text: the whole file, len bytes, may be NULL if len is 0; not
- * kept.
+ * text: the whole file, len bytes, may be NULL if len is 0, which is damage; not kept.
  * error: NULL, or filled in, with code RDBKIT_OK if all is well; its offset is that of the line at
- * fault, and the message begins with "line N at OFFSET".
+ * fault, and the message begins with "line N at OFFSET" if there is a line.
  * Returns a handle for rdbkit_manifest_free(), or NULL: RDBKIT_ERR_DAMAGED, RDBKIT_ERR_NOMEM. A
  * manifest of comments alone has no files, and stands for an empty log. Memory: the text and 56 bytes
  * a file; up to twice that, and a third copy of the latter while it is read. */
@@ -880,13 +948,15 @@ RDBKIT_API const rdbkit_manifest_file *rdbkit_manifest_at(const rdbkit_manifest 
 
 /* Write the line of a file as servers write it, the name in quotes where it needs them, with LF and
  * a terminator.
- * buf: size bytes; RDBKIT_MANIFEST_LINE_MAX is always enough. Returns the length without
- * terminator, or RDBKIT_ERR_USAGE (name, seq or type that no server would read), or
- * RDBKIT_ERR_LIMIT (over size, or longer than servers read); then buf is as it was. */
+ * buf: size bytes; RDBKIT_MANIFEST_LINE_MAX is always enough; may be NULL if size is 0. file: line is
+ * not looked at, nor whether seq ascends. Returns the length without terminator, or
+ * RDBKIT_ERR_USAGE (name, seq 0 or type that no server would read), or RDBKIT_ERR_LIMIT (over size,
+ * or longer than servers read); then buf is as it was. */
 RDBKIT_API int rdbkit_manifest_line(char *buf, size_t size, const rdbkit_manifest_file *file);
 
 /* Whether a file is a manifest, by its first bytes: the first line that is no comment begins with
- * "file ". head: len bytes, 1 KiB will do unless it begins with long comments. 1 or 0. */
+ * "file ". head: len bytes, 1 KiB will do unless it begins with long comments; may be NULL if len is
+ * 0. 1 or 0. */
 RDBKIT_API int rdbkit_is_manifest(const void *head, size_t len);
 
 /* ---- Replay ------------------------------------------------------------------------------------------- */
@@ -901,9 +971,9 @@ typedef enum rdbkit_replay_kind {
     RDBKIT_REPLAY_REFUSED,  /* a server answers with an error: nothing was changed */
     RDBKIT_REPLAY_SCRIPT,   /* EVAL and the like, skipped */
     RDBKIT_REPLAY_UNKNOWN,  /* an unknown command, skipped */
-    RDBKIT_REPLAY_RELATIVE, /* a time counted from now, which was options.now_ms */
+    RDBKIT_REPLAY_RELATIVE, /* a time counted from now, which was the last "#TS:" or options.now_ms */
     RDBKIT_REPLAY_UNSURE,   /* servers themselves do not agree on the result, see docs/aof.md */
-    RDBKIT_REPLAY_KIND_N
+    RDBKIT_REPLAY_KIND_N    /* how many there are */
 } rdbkit_replay_kind;
 
 /* Something of that kind. Borrowed until the callback returns. */
@@ -911,94 +981,110 @@ typedef struct rdbkit_replay_event {
     rdbkit_replay_kind kind;
     const char *text; /* why, one line; constant */
     uint64_t db;      /* in which the command runs */
+    /* What was given, or a copy of it that was queued: then raw is empty. */
     const rdbkit_command *command;
 } rdbkit_replay_event;
 
+/* How to replay. All zero is the default. */
 typedef struct rdbkit_keyspace_options {
     const rdbkit_allocator *allocator; /* NULL: malloc; copied */
     uint64_t memory_limit; /* bytes that the data may take, over which RDBKIT_ERR_LIMIT; 0: none. Default 0 */
     uint64_t seed;         /* of hash tables: a random number makes them safe against chosen names */
-    int64_t now_ms;        /* unix time for commands with a relative time. Default 0 */
+    int64_t now_ms;        /* unix time for relative times where no "#TS:" came before. Default 0 */
     /* The server whose log this is, for the few commands that releases execute each in their own way, and because a
      * target can lose only what the source had. An RDB image that names its server has the last word. Default NULL: the
      * newest. */
     const rdbkit_target *source;
     int skip_scripts; /* 1: leave out EVAL and the like; 0: RDBKIT_ERR_UNSUPPORTED */
     int skip_unknown; /* 1: leave out unknown commands; 0: RDBKIT_ERR_UNSUPPORTED */
-    int (*on_event)(void *ctx, const rdbkit_replay_event *event); /* may be NULL; 0, or negative to stop */
-    void *on_event_ctx;
+    /* Hears of each event, inside the call that brings the command; must not call the keyspace. Answers 0, or a
+     * negative value to stop. NULL, the default: not wanted. */
+    int (*on_event)(void *ctx, const rdbkit_replay_event *event);
+    void *on_event_ctx; /* its ctx */
 } rdbkit_keyspace_options;
 
+/* What is known of a keyspace. */
 typedef struct rdbkit_replay_stats {
-    uint64_t commands; /* run, those of transactions too */
-    uint64_t events[RDBKIT_REPLAY_KIND_N];
-    rdbkit_header header; /* of the first RDB image; rdb_version 0: there was none */
+    uint64_t commands;                     /* run, those of transactions too, without MULTI and EXEC */
+    uint64_t events[RDBKIT_REPLAY_KIND_N]; /* how many of each kind */
+    rdbkit_header header;                  /* of the first RDB image; rdb_version 0: there was none */
+    /* Keys, those of them that have an expiry, databases that have keys, function libraries. */
     uint64_t keys, expires, databases, functions;
-    uint64_t memory, memory_peak; /* bytes asked of the allocator */
+    uint64_t memory, memory_peak; /* bytes asked of the allocator for the data: now, and at most */
 } rdbkit_replay_stats;
 
 /* Fill in the defaults. */
 RDBKIT_API void rdbkit_keyspace_options_init(rdbkit_keyspace_options *options);
 
-/* Make an empty keyspace. options: NULL for the defaults. Returns NULL when out of memory. Memory: what the data takes,
- * about as much as in a server; values of an RDB image stay packed, as they came, until a command changes them. */
+/* Make an empty keyspace. Returns NULL when out of memory. Memory: what the data takes, about as much as in a server;
+ * values of an RDB image stay packed, as they came, until a command changes them. */
 RDBKIT_API rdbkit_keyspace *rdbkit_keyspace_new(const rdbkit_keyspace_options *options);
 RDBKIT_API void rdbkit_keyspace_free(rdbkit_keyspace *ks);
 
 /* What to hand to a reader, to take in an RDB, and to a rdbkit_aof, to take in a file with its image. A key that is
- * there already when an image brings it is RDBKIT_ERR_DAMAGED: servers stop at that. Valid as long as ks. */
+ * there already when an image brings it is RDBKIT_ERR_DAMAGED: servers stop at that. Errors: see
+ * rdbkit_keyspace_error(). Valid as long as ks. */
 RDBKIT_API const rdbkit_visitor *rdbkit_keyspace_visitor(rdbkit_keyspace *ks);
 RDBKIT_API const rdbkit_aof_visitor *rdbkit_keyspace_aof_visitor(rdbkit_keyspace *ks);
 
-/* Run a command, as the visitor does; of command the fields argv, argc, offset and timestamp_s are looked at.
+/* Run a command, as the visitor does; of command the fields argv, argc, offset and timestamp_s are looked at (it runs
+ * in the database of the SELECTs that were run, and between MULTI and EXEC it is copied, and runs at EXEC).
  * Returns RDBKIT_OK, also for a command that a server refuses (on_event says so), or a negative code that stays:
  * RDBKIT_ERR_UNSUPPORTED (script, unknown command), RDBKIT_ERR_DAMAGED (wrong number of arguments),
- * RDBKIT_ERR_LIMIT, RDBKIT_ERR_NOMEM. */
+ * RDBKIT_ERR_LIMIT, RDBKIT_ERR_NOMEM, RDBKIT_ERR_USAGE (argc 0), or what on_event answered. */
 RDBKIT_API int rdbkit_keyspace_command(rdbkit_keyspace *ks, const rdbkit_command *command);
 
 /* A file of a log has ended: a transaction that is open is dropped, and the next file begins in database 0. */
 RDBKIT_API void rdbkit_keyspace_file_end(rdbkit_keyspace *ks);
 
-/* Give out everything as events, on this thread, before it returns, in the order of rdbkit_visitor: databases by number,
- * keys in the order in which they came to be. May be called any number of times. options: key_filter and piece_len are looked at; NULL for the
- * defaults. Returns RDBKIT_DONE or a negative code: that of an earlier command, too. The keyspace does not change. */
+/* Give out everything as events, on this thread, before it returns, in the order of rdbkit_visitor: header if an RDB
+ * was taken in, databases by number, keys in the order in which they came to be. May be called any number of times.
+ * options: key_filter and, for values that came with an RDB, piece_len are looked at. visitor: must not call ks;
+ * answers RDBKIT_OK or a negative value, and key RDBKIT_SKIP_KEY, or RDBKIT_TAKE_* if offset is not 0. Returns
+ * RDBKIT_DONE or a negative code: that of an earlier command, too. The data do not change; an error may stay, even a
+ * callback's. */
 RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options,
                                     const rdbkit_visitor *visitor);
 
-/* Fill in what is known of it. Takes time: all keys are counted. */
+/* Fill in what is known of it. Time: all keys are looked at. */
 RDBKIT_API void rdbkit_keyspace_stats(const rdbkit_keyspace *ks, rdbkit_replay_stats *stats);
 
-/* The first error, or one with code RDBKIT_OK. Valid as long as ks. */
+/* The first error, or one with code RDBKIT_OK, which becomes it. Its offset is that of the command, or
+ * RDBKIT_NO_OFFSET; type is NULL. Valid as long as ks. */
 RDBKIT_API const rdbkit_error *rdbkit_keyspace_error(const rdbkit_keyspace *ks);
 
 /* Whether servers know a command of an append-only file, and its number of arguments fits: RDBKIT_OK,
- * RDBKIT_ERR_UNSUPPORTED for an unknown command, RDBKIT_ERR_DAMAGED for a wrong number. */
+ * RDBKIT_ERR_UNSUPPORTED for an unknown command, RDBKIT_ERR_DAMAGED for a wrong number, 0 too. argv and argc are looked
+ * at, nothing is run. */
 RDBKIT_API int rdbkit_command_check(const rdbkit_command *command);
 
 /* ---- Salvage ------------------------------------------------------------------------------------------ */
 
 /* What stands between a reader and a sink, and lets sound values through alone: a damaged value whose end can be found
- * (a packed one always) costs its own key and no other. Hand rdbkit_salvage_visitor() to a reader with piece_len 0.
+ * (a packed one always) costs its own key and no other. Hand rdbkit_salvage_visitor() to a reader.
  * Where the reader itself fails, nothing that follows can be found: call visitor->end() of the sink then, and what came
- * before is complete. As strict as a reader with deep, and about fields that stand twice; of a key that stands twice the
- * first one goes on. Key counts (resize) and slot data are left out. Memory: the largest value, and 40 to 80 bytes for
- * each of its members, and for each key. */
+ * before is complete. As strict as a reader with deep, and about fields that stand twice; of a key that stands twice
+ * the first one goes on. Key counts (resize) and slot data are left out; strings come whole. Memory: once or twice the
+ * largest value, and 40 to 80 bytes for each of its members, and for each key. */
 typedef struct rdbkit_salvage rdbkit_salvage;
 
 /* A key that is lost. Borrowed until the callback returns. */
 typedef struct rdbkit_lost {
-    const rdbkit_key *key;
-    const char *reason; /* one line */
+    const rdbkit_key *key; /* as it is in the file, but without raw_name */
+    const char *reason;    /* one line */
 } rdbkit_lost;
 
-/* Make one. to: the sink's visitor, copied. lost: called for each key that is lost, may be NULL; answers RDBKIT_OK, or a
- * negative value to stop. Returns NULL when out of memory. */
+/* Make one. to: the sink's visitor, copied. lost, ctx: called for each key that is lost, may be NULL; answers
+ * RDBKIT_OK, or a negative value to stop; must not call the handle or its reader. Returns NULL when out of memory. */
 RDBKIT_API rdbkit_salvage *rdbkit_salvage_new(const rdbkit_allocator *allocator, const rdbkit_visitor *to,
                                               int (*lost)(void *ctx, const rdbkit_lost *lost), void *ctx);
 RDBKIT_API void rdbkit_salvage_free(rdbkit_salvage *s);
+
+/* The visitor to hand to a reader, for one file. It answers what the sink and lost do, and RDBKIT_ERR_NOMEM. Valid as
+ * long as s. */
 RDBKIT_API const rdbkit_visitor *rdbkit_salvage_visitor(rdbkit_salvage *s);
 
-/* Keys that went on, and keys that were lost, so far. */
+/* Keys that went on, and keys that were lost, so far; inside lost with the one at hand. */
 RDBKIT_API uint64_t rdbkit_salvage_kept(const rdbkit_salvage *s);
 RDBKIT_API uint64_t rdbkit_salvage_lost(const rdbkit_salvage *s);
 
@@ -1010,22 +1096,28 @@ typedef struct rdbkit_check rdbkit_check;
 /* What a check has found twice. The second record is the duplicate; offsets are those of the records of
  * keys. field is 1 if it is a field or member inside the key at first_off. */
 typedef struct rdbkit_duplicate {
-    uint64_t first_off;
-    uint64_t second_off;
-    int field;
+    uint64_t first_off;  /* of the record that stands first */
+    uint64_t second_off; /* of the other one; the same for a field or member */
+    int field;           /* 1: a field or member, 0: a key */
 } rdbkit_duplicate;
 
-/* Make a check. allocator: NULL for malloc; copied. spill: NULL to keep everything in memory; copied. Returns NULL when
- * out of memory. Memory: 2 MiB; without a spill also 16 to 28 bytes for each key, and for each member or field of large
- * collections. */
+/* Make a check. spill: NULL to keep everything in memory; copied. Returns NULL when out of memory. Memory: 2 MiB;
+ * without a spill also 12 to 24 bytes for each key, and for each member or field of collections of over 1024. */
 RDBKIT_API rdbkit_check *rdbkit_check_new(const rdbkit_allocator *allocator, const rdbkit_spill *spill);
 RDBKIT_API void rdbkit_check_free(rdbkit_check *c);
+
+/* The visitor to hand to a reader. Keys are told apart by database and name, collections by the offset of their key:
+ * who hands it to several readers, or calls it, sees to it that no two keys have the same. Errors: RDBKIT_ERR_NOMEM,
+ * RDBKIT_ERR_IO of the spill. Valid as long as c. */
 RDBKIT_API const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c);
 
-/* After the last event: find what occurs twice. Duplicates are recognised by 71 bits of hash, so that a
+/* After the last event: find what occurs twice. Call it once. Duplicates are recognised by 71 bits of hash, so that a
  * finding should be confirmed by reading the two records where that is possible.
- * Returns how many were found (the first 16 can be had from rdbkit_check_duplicate), or a negative code. */
+ * Returns how many were found (the first 16 can be had from rdbkit_check_duplicate), or RDBKIT_ERR_NOMEM or
+ * RDBKIT_ERR_IO. Time: all records are read once for each 5 million of them. */
 RDBKIT_API int64_t rdbkit_check_finish(rdbkit_check *c);
+
+/* What was found: index from 0; NULL past the end, which is at most 16. Valid as long as c. */
 RDBKIT_API const rdbkit_duplicate *rdbkit_check_duplicate(const rdbkit_check *c, size_t index);
 
 #ifdef __cplusplus
