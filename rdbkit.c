@@ -4418,12 +4418,12 @@ static int enc_end_zset(enc_state *e) {
     return st ? st : enc_end_packed(e, enc_listpacks(e) ? FMT_ZSET_LISTPACK : FMT_ZSET_ZIPLIST);
 }
 
-/* The smallest expiry of the fields, or 0. */
+/* The smallest expiry of the fields, or RDBKIT_NO_EXPIRY. */
 static i64 enc_min_expiry(const enc_state *e) {
     const enc_item *it = enc_items(e);
-    i64 min = 0;
+    i64 min = RDBKIT_NO_EXPIRY;
     for (u64 i = 0; i < e->n; i++)
-        if (it[i].num != RDBKIT_NO_EXPIRY && (!min || it[i].num < min)) min = it[i].num;
+        if (it[i].num != RDBKIT_NO_EXPIRY && (min == RDBKIT_NO_EXPIRY || it[i].num < min)) min = it[i].num;
     return min;
 }
 
@@ -4457,9 +4457,10 @@ static int enc_end_redis_expiry(enc_state *e) {
 
 static int enc_end_hash(enc_state *e) {
     const enc_item *it = enc_items(e);
+    const int expires = e->expiring && (e->plain || enc_min_expiry(e) != RDBKIT_NO_EXPIRY);
     int st = 0;
-    if (e->expiring && e->target->lineage == FMT_R && enc_min_expiry(e)) return enc_end_redis_expiry(e);
-    if (e->expiring && e->target->lineage == FMT_V && (e->plain || enc_min_expiry(e))) {
+    if (expires && e->target->lineage == FMT_R) return enc_end_redis_expiry(e);
+    if (expires && e->target->lineage == FMT_V) {
         if (!e->plain) st = enc_go_plain(e);
         return st ? st : enc_end_plain(e, FMT_HASH_2);
     }
@@ -4585,6 +4586,9 @@ static int enc_on_hash_field(void *user, rdbkit_str field, rdbkit_str value, int
         if (st) return st;
         expire_ms = RDBKIT_NO_EXPIRY;
     }
+    /* The 0 that Valkey may write is "none" to Redis; neither has times before it. Past is past. */
+    const i64 least = w->l.target.lineage == FMT_R;
+    if (expire_ms != RDBKIT_NO_EXPIRY && expire_ms < least) expire_ms = least;
     return enc_hash_field(&w->enc, field, value, expire_ms);
 }
 
@@ -5225,6 +5229,7 @@ static int resp_field_expiry(rdbkit_resp *s, rdbkit_str field, i64 ms) {
     if (!loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY)) return loss_lose(&s->v.l, RDBKIT_LOSS_FIELD_EXPIRY);
     if (loss_has(&s->v.l, RDBKIT_F_FIELD_EXPIRY_46) && ms >= RESP_FIELD_EXPIRY_46)
         return loss_lose(&s->v.l, RDBKIT_LOSS_FIELD_EXPIRY);
+    if (ms < 0) ms = 0; /* as long past, and no command takes less */
     if ((s->fields_n && s->fields_ms != ms) || s->fields_n == s->opt.batch) {
         int st = resp_keep_expiry(s);
         if (st) return st;

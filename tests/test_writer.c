@@ -235,6 +235,47 @@ static void writer_counts_field_expiry_from_the_smallest_and_sorts_it(void **sta
     assert_null(strstr(got, "ERROR"));
 }
 
+/* Valkey takes 0 for a time that has passed, Redis for none; the smallest of the others must not go with it. */
+static void writer_keeps_field_expiry_beside_one_of_1970(void **state) {
+    (void)state;
+    static const struct row {
+        const char *target, *small, *large;
+        int least;
+    } row[] = {
+        {"redis-8.0", "hash-listpack-ex", "hash-metadata", 1},
+        {"valkey-9", "hash-2", "hash-2", 0},
+    };
+    static const i64 times[] = {0, -5, 7000, RDBKIT_NO_EXPIRY};
+    char big[100];
+    memset(big, 'x', sizeof big - 1);
+    big[sizeof big - 1] = 0;
+    for (size_t i = 0; i < sizeof row / sizeof row[0]; i++) {
+        rdbkit_writer *w = writer_for(row[i].target, NULL);
+        const rdbkit_visitor *v = rdbkit_writer_visitor(w);
+        rdbkit_key k = key_of("h", FMT_HASH_2);
+        for (int large = 0; large < 2; large++) {
+            v->key(v->user, &k);
+            for (int f = 0; f < 4; f++) {
+                const char name[] = {(char)('a' + f), 0};
+                assert_int_equal(v->hash_field(v->user, str(name), str(large ? big : "v"), times[f]), 0);
+            }
+            assert_int_equal(v->key_end(v->user), 0);
+            k.name = str("g");
+        }
+        v->end(v->user, 0);
+        rdbkit_writer_free(w);
+        const char *got = read_back(&file);
+        for (int large = 0; large < 2; large++) {
+            char want[600];
+            const char *x = large ? big : "v";
+            snprintf(want, sizeof want, "[%s@0 key %c ; a %s;@%d  ; b %s;@%d  ; c %s;@7000  ; d %s;",
+                     large ? row[i].large : row[i].small, large ? 'g' : 'h', x, row[i].least, x, row[i].least,
+                     x, x);
+            if (!strstr(got, want)) fail_msg("%s: %s, not %s", row[i].target, got, want);
+        }
+    }
+}
+
 static void writer_keeps_groups_of_a_stream_made_from_nothing(void **state) {
     static const char *const targets[] = {"redis-5.0", "redis-7.0", "valkey-8", "valkey-9"};
     (void)state;
@@ -502,6 +543,7 @@ int main(void) {
         cmocka_unit_test(writer_chooses_the_encoding_that_the_server_would),
         cmocka_unit_test(writer_makes_a_file_from_nothing_that_reads_back),
         cmocka_unit_test(writer_counts_field_expiry_from_the_smallest_and_sorts_it),
+        cmocka_unit_test(writer_keeps_field_expiry_beside_one_of_1970),
         cmocka_unit_test(writer_keeps_groups_of_a_stream_made_from_nothing),
         cmocka_unit_test(writer_as_the_input_needs_the_input),
         cmocka_unit_test(writer_refuses_field_expiry_where_there_is_none),
