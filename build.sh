@@ -5,6 +5,7 @@
 #   ./build.sh test [NAME]        unit, fixture, command-line and server tests; NAME: only those with it in their name
 #   ./build.sh asan [NAME]        the same without servers, under the address and undefined-behaviour sanitizers
 #   ./build.sh ports [ARCH [NAME]] the unit tests and the command line as i386, s390x (big-endian) and arm64, under qemu-user
+#   ./build.sh valgrind [NAME]    the unit tests and the command line under valgrind's memcheck
 #   ./build.sh tsan               test_threads under the thread sanitizer
 #   ./build.sh fuzz [SECONDS]     every fuzz target, SECONDS (60) in all; findings stay in build/fuzz. FUZZER=afl: with
 #                                 AFL++; FUZZER=coverage: what the corpora reach; FUZZ_TARGETS: only these files
@@ -232,9 +233,7 @@ count() { # count NAME STATUS LOG: add what one test program said
     grep -E '^FAIL|ERROR|FAILED|error:|Error|==[0-9]+==|^    #[0-9]' "$log" | cut -c1-200 | head -n 40 || tail -n 20 "$log"
 }
 
-limited() { # limited COMMAND...: with an end to it where the machine has timeout
-    if have timeout; then timeout -k 10 "${TEST_SECONDS:-900}" "$@"; else "$@"; fi
-}
+LIMIT=; ! have timeout || LIMIT="timeout -k 10 ${TEST_SECONDS:-900}" # how long one test program may take
 
 build_test() { # build_test SOURCE OBJECTS LIBRARY: with the helpers tests/x.c whose x.h it includes
     out=$2/$(basename "$1" .c)
@@ -247,25 +246,24 @@ build_test() { # build_test SOURCE OBJECTS LIBRARY: with the helpers tests/x.c w
     fi
 }
 
-unit_tests() { # unit_tests OBJECTS LIBRARY PATTERN: build two at a time, then run one after the other
-    n=0
+unit_tests() { # unit_tests OBJECTS LIBRARY PATTERN: build, then run, as many at a time as there are processors
+    jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)} n=0
     for t in tests/test_*"$3"*.c; do
         [ -e "$t" ] || continue
+        rm -f "$1/$(basename "$t" .c).status"
         build_test "$t" "$1" "$2" >"$1/$(basename "$t" .c).build" 2>&1 &
-        n=$((n + 1)); if [ $((n % ${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)})) = 0 ]; then wait; fi
+        n=$((n + 1)); if [ $((n % jobs)) = 0 ]; then wait; fi
     done
     wait
+    for t in tests/test_*"$3"*.c; do
+        b=$1/$(basename "$t" .c)
+        if [ -x "$b" ] && ! stale "$b" "$t" tests/*.h rdbkit.c rdbkit.h; then echo "$b"; fi
+    done | xargs -P "$jobs" -I{} sh -c "status=0; $LIMIT $RUN {} >{}.log 2>&1 </dev/null || status=\$?; echo \$status >{}.status"
     for t in tests/test_*"$3"*.c; do
         [ -e "$t" ] || continue
         b=$1/$(basename "$t" .c)
         cat "$b.build"
-        status=0
-        if [ -x "$b" ] && ! stale "$b" "$t" tests/*.h rdbkit.c rdbkit.h; then
-            limited $RUN "./$b" >"$b.log" 2>&1 </dev/null || status=$?
-        else
-            status=build; mv "$b.build" "$b.log"
-        fi
-        count "$t" $status "$b.log"
+        if [ -e "$b.status" ]; then count "$t" "$(cat "$b.status")" "$b.log"; else mv "$b.build" "$b.log"; count "$t" build "$b.log"; fi
     done
 }
 
@@ -273,7 +271,7 @@ python_tests() { # python_tests OBJECTS PATTERN
     for t in tests/*"$2"*_test.py; do
         [ -e "$t" ] || continue
         log=$1/$(basename "$t" .py).log status=0
-        limited python3 "$t" >"$log" 2>&1 </dev/null || status=$?
+        $LIMIT python3 "$t" >"$log" 2>&1 </dev/null || status=$?
         count "$t" $status "$log"
     done
 }
@@ -322,6 +320,24 @@ asan() {
     export RDBKIT SANITIZED NO_SERVERS CC
     unit_tests build/asan build/asan/librdbkit.a "$1"
     python_tests build/asan "${1:-cli}"
+    summary
+}
+
+valgrind_() {
+    need valgrind
+    need_build
+    need_cmocka
+    need python3
+    CFLAGS='-g -O1'
+    build_into build/valgrind build/valgrind
+    memcheck='valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite,possible --suppressions='
+    RUN=${memcheck}tests/valgrind.supp
+    printf '#!/bin/sh\nexec %s"%s/tests/valgrind.supp" "%s/build/valgrind/rdbkit" "$@"\n' "$memcheck" "$PWD" "$PWD" >build/valgrind/checked
+    chmod +x build/valgrind/checked
+    RDBKIT=$PWD/build/valgrind/checked SANITIZED=1 NO_SERVERS=1
+    export RDBKIT SANITIZED NO_SERVERS CC
+    unit_tests build/valgrind build/valgrind/librdbkit.a "$1"
+    python_tests build/valgrind "${1:-cli}"
     summary
 }
 
@@ -394,7 +410,7 @@ ports() { # ports ARCH NAME
         unit_tests "build/ports/$arch/test" "build/ports/$arch/librdbkit.a" "$2"
         if [ -z "$2" ]; then
             log=build/ports/$arch/same.log status=0
-            limited python3 tests/ports.py $RUN "build/ports/$arch/rdbkit" >"$log" 2>&1 </dev/null || status=$?
+            $LIMIT python3 tests/ports.py $RUN "build/ports/$arch/rdbkit" >"$log" 2>&1 </dev/null || status=$?
             count tests/ports.py $status "$log"
         fi
     done
@@ -711,6 +727,7 @@ case $verb in
     '') build ;;
     test) test_ "${1-}" ;;
     asan) asan "${1-}" ;;
+    valgrind) valgrind_ "${1-}" ;;
     tsan) tsan ;;
     ports) ports "${1-}" "${2-}" ;;
     fuzz) fuzz "${1-}" ;;

@@ -192,7 +192,8 @@ static const rdbkit_type *type_of(const char *name) {
 }
 
 static rdbkit_key key_of(const char *name, size_t len) {
-    rdbkit_key key = {0};
+    rdbkit_key key;
+    memset(&key, 0, sizeof key); /* what lies between the members, too: keys are compared whole */
     key.name = (rdbkit_str){name, len};
     key.type = type_of("string");
     key.expire_ms = RDBKIT_NO_EXPIRY;

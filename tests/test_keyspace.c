@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE 1
+#include <float.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -503,9 +504,18 @@ static const line lines[] = {
     {"set a 1;SeT b 2;sElEcT 1;seT a 3", "a=1; b=2; 1/a=3"},
 };
 
+/* Whether a long double holds what it can: under valgrind, which has 64 bits for it, its largest number is infinite. */
+static int has_long_double(void) {
+    volatile long double largest = LDBL_MAX;
+    return largest / 2 < largest;
+}
+
 TEST(commands_do_what_servers_do) {
+    const int floats = has_long_double();
+    if (!floats) print_message("NO LONG DOUBLE: lines with INCRBYFLOAT are skipped\n");
     for (size_t i = 0; i < N_OF(lines); i++) {
         bench b;
+        if (!floats && strstr(lines[i].commands, "INCRBYFLOAT")) continue;
         bench_open(&b, NULL);
         if (getenv("KEYSPACE_PRINT")) {
             printf("@@%zu\n", i);
