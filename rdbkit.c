@@ -101,8 +101,12 @@
 #endif
 
 /* 32-bit x86 without SSE2 rounds sums twice, and the scores and distances of a replay are not those of a server. */
-#if defined(__i386__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SSE2_MATH__)
+#if defined(__i386__) && defined(__GNUC__) && !defined(__SSE2_MATH__)
+#if defined(__clang__)
+#error "compile with -msse2: without it numbers are rounded twice"
+#else
 #pragma GCC target("sse2,fpmath=sse")
+#endif
 #endif
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -2456,7 +2460,8 @@ static int val_pieces(rdbkit_reader *r) {
         u64 off = r->piece_total - r->piece_left;
         r->p += n;
         r->piece_left -= n;
-        int st = n && r->ev->string_piece ? r->ev->string_piece(r->ev->user, s, off, r->piece_total) : 0;
+        const int wanted = n && r->ev->string_piece && r->opt.piece_len;
+        int st = wanted ? r->ev->string_piece(r->ev->user, s, off, r->piece_total) : 0;
         if (st) return rd_stop(r, st);
         if (r->piece_left) {
             rd_need(r, r->p, 1);
@@ -3133,7 +3138,7 @@ static int rec_emit_key(rdbkit_reader *r) {
     if (key.name.data != r->key.name.data || key.name.len != r->key.name.len) key.raw_name.len = 0;
     if (st == RDBKIT_OK) return r->v.key ? r->v.key(r->v.user, &key) : 0;
     r->hidden = 1;
-    return st;
+    return st > 0 && st != RDBKIT_SKIP_KEY ? RDBKIT_ERR_USAGE : st;
 }
 
 /* A type byte and a key. */
@@ -3249,6 +3254,15 @@ static int rec_aux_end(rdbkit_reader *r) {
     r->raw_from = NULL;
     st = r->v.module_aux_end ? r->v.module_aux_end(r->v.user) : 0;
     return st ? rd_stop(r, st) : 0;
+}
+
+/* Module data that were kept, as a reader gives them. */
+static int rec_give_module_aux(const rdbkit_visitor *v, const rdbkit_module_aux *aux, rdbkit_str data) {
+    int st = v->module_aux ? v->module_aux(v->user, aux) : 0;
+    if (st == RDBKIT_SKIP_KEY) st = 0;
+    else if (st == RDBKIT_TAKE_RAW) st = v->raw ? v->raw(v->user, data.data, data.len) : 0;
+    if (st) return st;
+    return v->module_aux_end ? v->module_aux_end(v->user) : 0;
 }
 
 static int rec_module_aux(rdbkit_reader *r, const u8 *p) {
@@ -3572,7 +3586,7 @@ static void out_free(out_buf *o) {
 static int out_send(out_buf *o, const void *data, size_t len) {
     if (o->count) o->crc = crc_update(o->crc, data, len);
     o->sent += len;
-    if (o->silent || !len) return 0;
+    if (o->silent || (!len && !o->sys_errno)) return 0;
     int e = o->sys_errno ? -o->sys_errno : o->write(o->ctx, data, len);
     if (!e) return 0;
     o->sys_errno = e < 0 ? -e : EIO;
@@ -10338,10 +10352,9 @@ static void ks_describe(const rdbkit_keyspace *ks, const ks_key *k, u64 db, rdbk
 
 static int ks_emit_frozen(ks_out *o, const ks_key *k) {
     const ks_frozen *f = k->v.p;
-    rdbkit_error error = {.code = 0};
+    rdbkit_error error; /* of the record, which the caller does not know */
     ks_describe(o->ks, k, o->db, &o->frozen.key);
-    const int st = ks_feed(&o->frozen, ks_is_valkey(f->type), f->record, (size_t)f->len, &error);
-    return st ? ks_fail(o->ks, st, "%s", error.message[0] ? error.message : rdbkit_status_text(st)) : 0;
+    return ks_feed(&o->frozen, ks_is_valkey(f->type), f->record, (size_t)f->len, &error);
 }
 
 static int ks_emit_live(ks_out *o, const ks_key *k) {
@@ -10352,8 +10365,7 @@ static int ks_emit_live(ks_out *o, const ks_key *k) {
     int st = o->opt->key_filter ? o->opt->key_filter(o->opt->key_filter_ctx, &key) : 0;
     if (st == RDBKIT_SKIP_KEY) return 0;
     if (!st && v->key) st = v->key(v->user, &key);
-    if (st > 0 && st != RDBKIT_SKIP_KEY)
-        return ks_fail(o->ks, RDBKIT_ERR_USAGE, "a value that has no bytes was asked for raw");
+    if (st > 0 && st != RDBKIT_SKIP_KEY) return RDBKIT_ERR_USAGE; /* there are no bytes to take */
     if (!st) st = ks_emit_value(o->ks, k, v);
     else if (st == RDBKIT_SKIP_KEY) st = 0;
     if (!st && v->key_end) st = v->key_end(v->user);
@@ -10400,11 +10412,7 @@ static int ks_emit_extra(const ks_extra *x, const rdbkit_visitor *v) {
     const rdbkit_str name = {(const char *)x->data, x->name_len},
                      data = {(const char *)x->data + x->name_len, x->len};
     if (!x->aux.module[0]) return v->aux ? v->aux(v->user, name, data) : 0;
-    if (!v->module_aux) return 0;
-    int st = v->module_aux(v->user, &x->aux);
-    if (st == RDBKIT_TAKE_RAW && v->raw) st = v->raw(v->user, data.data, data.len);
-    if (st < 0) return st;
-    return v->module_aux_end ? v->module_aux_end(v->user) : 0;
+    return rec_give_module_aux(v, &x->aux, data);
 }
 
 /* What stands outside of keys, before them or after them. */
@@ -10435,7 +10443,7 @@ static int ks_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options, co
     if (!st) st = ks_emit_extras(ks, v, 1);
     if (!st && v->end) st = v->end(v->user, 0);
     ks_feeder_free(&o.frozen);
-    return st < 0 ? st : RDBKIT_DONE;
+    return !st ? RDBKIT_DONE : st < 0 ? st : RDBKIT_ERR_USAGE;
 }
 
 /* ---- copies ---- */
@@ -15158,10 +15166,7 @@ static int fix_module_aux(void *user, const rdbkit_module_aux *aux) {
 
 static int fix_module_aux_end(void *user) {
     rdbkit_salvage *s = user;
-    int st = s->to.module_aux ? s->to.module_aux(s->to.user, &s->aux) : 0;
-    if (st == RDBKIT_TAKE_RAW && s->to.raw) st = s->to.raw(s->to.user, s->record.data, s->record.len);
-    if (st < 0) return st;
-    return s->to.module_aux_end ? s->to.module_aux_end(s->to.user) : 0;
+    return rec_give_module_aux(&s->to, &s->aux, (rdbkit_str){(const char *)s->record.data, s->record.len});
 }
 
 static int fix_db(void *user, uint64_t db) {

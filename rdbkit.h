@@ -410,7 +410,7 @@ typedef struct rdbkit_reader_options {
      * (Duplicate fields and members are for rdbkit_check.) */
     int deep;
     /* Bytes over which an uncompressed string value comes in pieces, to a visitor that has string_piece. 0, the
-     * default: never, if the visitor has string. */
+     * default: never. */
     size_t piece_len;
     /* Bytes over which a string (a name, or compressed, or in pieces, too) or packed blob is RDBKIT_ERR_LIMIT. What is
      * skipped or taken unchecked is not measured, and of module values no more than compressed strings. 0, the default:
@@ -630,8 +630,8 @@ RDBKIT_API void rdbkit_resp_free(rdbkit_resp *s);
 RDBKIT_API const rdbkit_visitor *rdbkit_resp_visitor(rdbkit_resp *s);
 
 /* Write out what is buffered, whole commands alone. Call it at the end, after an error too: the commands before
- * the key at fault are complete, unless it was a write that failed. Returns RDBKIT_OK, or RDBKIT_ERR_IO if this write
- * failed; whether an earlier one did: rdbkit_resp_errno(). */
+ * the key at fault are complete, unless it was a write that failed. Returns RDBKIT_OK, or RDBKIT_ERR_IO if a write
+ * failed, now or before: rdbkit_resp_errno(). */
 RDBKIT_API int rdbkit_resp_finish(rdbkit_resp *s);
 
 /* As rdbkit_writer_loss(). */
@@ -1041,8 +1041,8 @@ RDBKIT_API void rdbkit_keyspace_file_end(rdbkit_keyspace *ks);
  * was taken in, databases by number, keys in the order in which they came to be. May be called any number of times.
  * options: key_filter and, for values that came with an RDB, piece_len are looked at. visitor: must not call ks;
  * answers RDBKIT_OK or a negative value, and key RDBKIT_SKIP_KEY, or RDBKIT_TAKE_* if offset is not 0. Returns
- * RDBKIT_DONE or a negative code: that of an earlier command, too. The data do not change; an error may stay, even a
- * callback's. */
+ * RDBKIT_DONE or a negative code: that of an earlier command (rdbkit_keyspace_error()), or what a callback answered;
+ * RDBKIT_ERR_USAGE for an answer above 0; RDBKIT_ERR_NOMEM. Nothing of ks changes. */
 RDBKIT_API int rdbkit_keyspace_emit(rdbkit_keyspace *ks, const rdbkit_reader_options *options,
                                     const rdbkit_visitor *visitor);
 

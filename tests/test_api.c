@@ -752,6 +752,97 @@ static void negative_answer_of_each_callback_comes_back_and_stays(void **state) 
     tk_drop(&b);
 }
 
+static void answer_above_zero_of_a_callback_is_a_usage_error(void **state) {
+    (void)state;
+    tk_bytes b = all_events(1);
+    for (int i = 0; i < 24; i++) {
+        rdbkit_visitor v = {0};
+        stopper s = {0, 7777};
+        v.user = &s;
+        const char *name = only(i, &v);
+        rdbkit_reader *r = only_reader(i, &v);
+        if (read_all(r, &b) != RDBKIT_ERR_USAGE) fail_msg("%s: %s", name, rdbkit_reader_error(r)->message);
+        rdbkit_reader_free(r);
+    }
+    tk_drop(&b);
+}
+
+static int filter_takes_raw(void *ctx, rdbkit_key *key) { return (void)ctx, (void)key, RDBKIT_TAKE_RAW; }
+
+static void filter_cannot_take_a_value_raw(void **state) {
+    (void)state;
+    tk_bytes b = all_events(1);
+    rdbkit_visitor v = {0};
+    stopper s = {0, RDBKIT_OK};
+    v.user = &s, v.raw = st_raw;
+    rdbkit_reader_options o;
+    rdbkit_reader_options_init(&o);
+    o.key_filter = filter_takes_raw;
+    rdbkit_reader *r = rdbkit_reader_new(&o, &v);
+    assert_non_null(r);
+    assert_int_equal(read_all(r, &b), RDBKIT_ERR_USAGE);
+    assert_int_equal(s.calls, 0);
+    rdbkit_reader_free(r);
+    tk_drop(&b);
+}
+
+static void no_piece_of_a_string_comes_without_piece_len(void **state) {
+    (void)state;
+    tk_bytes b = all_events(1);
+    rdbkit_visitor v = {0};
+    stopper s = {0, RDBKIT_OK};
+    v.user = &s, v.string_piece = st_piece;
+    rdbkit_reader *r = rdbkit_reader_new(NULL, &v);
+    assert_non_null(r);
+    assert_int_equal(read_all(r, &b), RDBKIT_DONE);
+    assert_int_equal(s.calls, 0);
+    rdbkit_reader_free(r);
+    tk_drop(&b);
+}
+
+/* A keyspace with values as they came, and if asked also one that a command has made. */
+static rdbkit_keyspace *keyspace_of(const tk_bytes *b, int command) {
+    rdbkit_keyspace *ks = rdbkit_keyspace_new(NULL);
+    assert_non_null(ks);
+    rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_keyspace_visitor(ks));
+    assert_non_null(r);
+    if (read_all(r, b) != RDBKIT_DONE) fail_msg("%s", rdbkit_reader_error(r)->message);
+    rdbkit_reader_free(r);
+    const rdbkit_str argv[] = {{"RPUSH", 5}, {"list", 4}, {"a", 1}};
+    const rdbkit_command c = {.argv = argv, .argc = 3, .timestamp_s = RDBKIT_NO_TIMESTAMP};
+    if (command) assert_int_equal(rdbkit_keyspace_command(ks, &c), RDBKIT_OK);
+    return ks;
+}
+
+static void emit_that_a_callback_ends_changes_nothing(void **state) {
+    (void)state;
+    static const int answers[] = {STOP, RDBKIT_ERR_STOPPED, RDBKIT_ERR_NOMEM, 7777};
+    tk_bytes b = all_events(1);
+    for (int command = 0; command < 2; command++) {
+        rdbkit_keyspace *ks = keyspace_of(&b, command);
+        for (int i = 0; i < 24; i++) {
+            for (size_t k = 0; k < sizeof answers / sizeof *answers; k++) {
+                rdbkit_reader_options o;
+                rdbkit_reader_options_init(&o);
+                rdbkit_visitor v = {0};
+                stopper s = {0, answers[k]};
+                v.user = &s;
+                const char *name = only(i, &v);
+                o.piece_len = v.string_piece != NULL;
+                const int st = rdbkit_keyspace_emit(ks, &o, &v);
+                const int want = !s.calls ? RDBKIT_DONE : s.answer < 0 ? s.answer : RDBKIT_ERR_USAGE;
+                if (st != want) fail_msg("%s answered %d, emit %d", name, s.answer, st);
+                if (s.calls > 1) fail_msg("%s was called again after it stopped", name);
+                assert_int_equal(rdbkit_keyspace_error(ks)->code, RDBKIT_OK);
+            }
+        }
+        rdbkit_visitor v = {0};
+        assert_int_equal(rdbkit_keyspace_emit(ks, NULL, &v), RDBKIT_DONE);
+        rdbkit_keyspace_free(ks);
+    }
+    tk_drop(&b);
+}
+
 static void reader_may_be_stopped_at_any_event(void **state) {
     (void)state;
     tk_bytes b = all_events(1);
@@ -932,6 +1023,24 @@ static void failed_write_is_an_io_error_with_its_errno(void **state) {
         }
         tk_drop(&b);
     }
+}
+
+static void finish_after_a_failed_write_is_an_io_error(void **state) {
+    (void)state;
+    tk_bytes b = list_file(100000);
+    taker t = {.fail_after = 1};
+    rdbkit_resp *s = rdbkit_resp_new(NULL, take, &t);
+    assert_non_null(s);
+    rdbkit_reader *r = rdbkit_reader_new(NULL, rdbkit_resp_visitor(s));
+    assert_non_null(r);
+    assert_int_equal(read_all(r, &b), RDBKIT_ERR_IO);
+    const int writes = t.writes;
+    for (int i = 0; i < 2; i++) assert_int_equal(rdbkit_resp_finish(s), RDBKIT_ERR_IO);
+    assert_int_equal(t.writes, writes);
+    rdbkit_reader_free(r);
+    rdbkit_resp_free(s);
+    tk_drop(&t.got);
+    tk_drop(&b);
 }
 
 static void batch_out_of_range_makes_no_sink(void **state) {
@@ -1298,11 +1407,16 @@ int main(void) {
         cmocka_unit_test(magic_of_unknown_versions_is_unsupported),
         cmocka_unit_test(each_callback_is_called_and_may_stand_alone),
         cmocka_unit_test(negative_answer_of_each_callback_comes_back_and_stays),
+        cmocka_unit_test(answer_above_zero_of_a_callback_is_a_usage_error),
+        cmocka_unit_test(filter_cannot_take_a_value_raw),
+        cmocka_unit_test(no_piece_of_a_string_comes_without_piece_len),
+        cmocka_unit_test(emit_that_a_callback_ends_changes_nothing),
         cmocka_unit_test(reader_may_be_stopped_at_any_event),
         cmocka_unit_test(failed_read_is_an_io_error_with_its_errno),
         cmocka_unit_test(damaged_gzip_is_never_done),
         cmocka_unit_test(commands_are_whole_and_hold_the_values),
         cmocka_unit_test(failed_write_is_an_io_error_with_its_errno),
+        cmocka_unit_test(finish_after_a_failed_write_is_an_io_error),
         cmocka_unit_test(batch_out_of_range_makes_no_sink),
         cmocka_unit_test(commands_hold_no_more_than_a_batch),
         cmocka_unit_test(loss_is_refused_before_anything_of_the_key_is_written),
