@@ -16346,6 +16346,11 @@ int rdbkit_command_check(const rdbkit_command *command) { return cmd_check(comma
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+long syscall(long number, ...); /* POSIX has none */
+#endif
+
 #ifdef __GNUC__
 #define CLI_PRINTF(at, first) __attribute__((format(printf, at, first)))
 #else
@@ -17013,14 +17018,26 @@ static int cli_dir_remove(const char *path) {
     return sys_errno ? sys_errno : rmdir(path) == 0 ? 0 : errno;
 }
 
-/* Give the directory its name. One that is replaced is moved away first, and removed at the end. */
+/* Let two names change places at once. Returns 1, or 0 where the system or the file system cannot do that. */
+static int cli_swap(const char *a, const char *b) {
+#if defined(__linux__) && defined(SYS_renameat2)
+    return syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, 2 /* RENAME_EXCHANGE */) == 0;
+#else
+    (void)a, (void)b;
+    return 0;
+#endif
+}
+
+/* Give the directory its name. One that is replaced changes places with it, so that the name always holds one of them;
+ * where that cannot be, it is moved away first. It is removed at the end. */
 static int cli_dir_rename(struct cli_dir *d) {
     char old[CLI_PATH_LEN + 8];
     if (!d->force) return rename(d->temp, d->path) == 0 ? 0 : errno;
-    (void)snprintf(old, sizeof old, "%s.old", d->temp);
-    const int there = rename(d->path, old) == 0;
+    const int swapped = cli_swap(d->temp, d->path);
+    (void)snprintf(old, sizeof old, swapped ? "%s" : "%s.old", d->temp);
+    const int there = swapped || rename(d->path, old) == 0;
     if (!there && errno != ENOENT) return errno;
-    if (rename(d->temp, d->path) != 0) {
+    if (!swapped && rename(d->temp, d->path) != 0) {
         const int sys_errno = errno;
         if (there) (void)rename(old, d->path);
         return sys_errno;

@@ -327,7 +327,7 @@ def judge_kill(case, good, old, at, when):
     for n, x in r.got.items():
         if x is not None and x != good.got[n] and x != (old or {}).get(n):
             return where + "%s is neither old nor new: %r" % (n, r)
-        if x is None and old and not isinstance(good.got[n], dict):
+        if x is None and old and (not isinstance(good.got[n], dict) or SWAPS):
             return where + "the old %s is gone: %r" % (n, r)
     wrong = [n for n in r.left if not temporary(n, case)]
     return where + "left %r" % wrong if wrong else None
