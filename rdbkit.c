@@ -16356,6 +16356,11 @@ int rdbkit_command_check(const rdbkit_command *command) { return cmd_check(comma
 #include <time.h>
 #include <unistd.h>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+long syscall(long number, ...); /* POSIX has none */
+#endif
+
 #ifdef __GNUC__
 #define CLI_PRINTF(at, first) __attribute__((format(printf, at, first)))
 #else
@@ -16851,7 +16856,7 @@ static char *cli_follow(const char *path) {
     memcpy(name, path, len + 1);
     for (int hops = 0; hops < 40; hops++) {
         ssize_t n = readlink(name, link_to, sizeof link_to);
-        if (n < 0) return strdup(name);
+        if (n < 0) return errno == EINVAL || errno == ENOENT ? strdup(name) : NULL;
         size_t dir_len = link_to[0] == '/' ? 0 : cli_dir_len(name);
         if (dir_len + (size_t)n >= sizeof name) break;
         memcpy(name + dir_len, link_to, (size_t)n);
@@ -16883,6 +16888,7 @@ static int cli_out_open(struct cli *c, struct cli_out *out, char *slot, const ch
     }
     out->name = path;
     int there = stat(path, &st) == 0;
+    if (!there && errno != ENOENT) return cli_fail_errno(c, path, errno);
     if (there && S_ISDIR(st.st_mode)) return cli_fail_errno(c, path, EISDIR);
     if (there && !S_ISREG(st.st_mode)) {
         out->fd = open(path, O_WRONLY | O_NOCTTY);
@@ -16951,12 +16957,14 @@ static int cli_dir_open(struct cli *c, const char *path) {
         cli_hint(c, "targets before 7.0 have a single file");
         return CLI_USAGE;
     }
-    if (lstat(path, &st) == 0 && !d->force) {
+    const int there = lstat(path, &st) == 0;
+    if (!there && errno != ENOENT) return cli_fail_errno(c, path, errno);
+    if (there && !d->force) {
         cli_say(c, path, "exists");
         cli_hint(c, "--force replaces it");
         return CLI_REFUSED;
     }
-    if (lstat(path, &st) == 0 && !S_ISDIR(st.st_mode)) return cli_fail_errno(c, path, ENOTDIR);
+    if (there && !S_ISDIR(st.st_mode)) return cli_fail_errno(c, path, ENOTDIR);
     d->path = strdup(path);
     if (!d->path) return cli_fail_errno(c, NULL, ENOMEM);
     size_t len = strlen(d->path);
@@ -17020,14 +17028,26 @@ static int cli_dir_remove(const char *path) {
     return sys_errno ? sys_errno : rmdir(path) == 0 ? 0 : errno;
 }
 
-/* Give the directory its name. One that is replaced is moved away first, and removed at the end. */
+/* Let two names change places at once. Returns 1, or 0 where the system or the file system cannot do that. */
+static int cli_swap(const char *a, const char *b) {
+#if defined(__linux__) && defined(SYS_renameat2)
+    return syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, 2 /* RENAME_EXCHANGE */) == 0;
+#else
+    (void)a, (void)b;
+    return 0;
+#endif
+}
+
+/* Give the directory its name. One that is replaced changes places with it, so that the name always holds one of them;
+ * where that cannot be, it is moved away first. It is removed at the end. */
 static int cli_dir_rename(struct cli_dir *d) {
     char old[CLI_PATH_LEN + 8];
     if (!d->force) return rename(d->temp, d->path) == 0 ? 0 : errno;
-    (void)snprintf(old, sizeof old, "%s.old", d->temp);
-    const int there = rename(d->path, old) == 0;
+    const int swapped = cli_swap(d->temp, d->path);
+    (void)snprintf(old, sizeof old, swapped ? "%s" : "%s.old", d->temp);
+    const int there = swapped || rename(d->path, old) == 0;
     if (!there && errno != ENOENT) return errno;
-    if (rename(d->temp, d->path) != 0) {
+    if (!swapped && rename(d->temp, d->path) != 0) {
         const int sys_errno = errno;
         if (there) (void)rename(old, d->path);
         return sys_errno;
@@ -17093,6 +17113,7 @@ struct cli_source {
     rdbkit_keyspace *keyspace; /* what an append-only file holds, once it was replayed */
     int failed;                /* why it could not be, as an exit code; it was said */
     int missing;               /* a file of the manifest is not there */
+    int sys_errno;             /* of the last read that failed */
     rdbkit_header header;      /* of its RDB; rdb_version 0: none */
     int fd;
     int seekable;
@@ -17161,11 +17182,28 @@ static ptrdiff_t cli_source_read(void *ctx, void *buf, size_t size) {
     } else {
         do n = read(src->fd, buf, size);
         while (n < 0 && cli_again(src->fd, POLLIN));
-        if (n < 0) return -errno;
+        if (n < 0) return -(src->sys_errno = errno);
     }
     src->read_off += (uint64_t)n;
     cli_progress_tick(src);
     return n;
+}
+
+/* Read n bytes from an offset of the source, wherever it stands. Returns 0, an errno, or -1: it ends before. */
+static int cli_source_at(const struct cli_source *src, char *to, size_t n, uint64_t off) {
+    while (n > 0) {
+        const ssize_t got = pread(src->fd, to, n, (off_t)(src->start + off));
+        if (got < 0 && errno != EINTR) return errno;
+        if (got == 0) return -1;
+        if (got > 0) to += got, n -= (size_t)got, off += (uint64_t)got;
+    }
+    return 0;
+}
+
+/* Report that reading a source ended with a status, where no reader has a message. */
+static int cli_source_fail(struct cli_source *src, const char *name, int status) {
+    if (status == RDBKIT_ERR_IO && src->sys_errno) return cli_fail_errno(src->cli, name, src->sys_errno);
+    return cli_fail(src->cli, name, &(rdbkit_error){.code = status});
 }
 
 /* Read the head, and what it is behind gzip. Returns 0 or an errno. */
@@ -17285,20 +17323,24 @@ static char *cli_log_path(const struct cli_source *src, const rdbkit_manifest_fi
     return path;
 }
 
-/* How many bytes the files of a manifest have together, for progress, and when the last of them was written. */
-static uint64_t cli_log_size(struct cli_source *src) {
+/* How many bytes the files of a manifest have together, for progress, and when the last of them was written: times may
+ * count from there. One that is not there is told of when it is its turn. */
+static int cli_log_size(struct cli *c, struct cli_source *src) {
     const rdbkit_manifest_file *file;
-    uint64_t size = 0;
+    int code = CLI_OK;
     struct stat st;
-    for (size_t i = 0; (file = rdbkit_manifest_at(src->manifest, i)) != NULL; i++) {
-        char *path = file->type == 'h' ? NULL : cli_log_path(src, file);
-        if (path && stat(path, &st) == 0) {
-            if (st.st_size > 0) size += (uint64_t)st.st_size;
+    src->size = 0;
+    for (size_t i = 0; code == CLI_OK && (file = rdbkit_manifest_at(src->manifest, i)) != NULL; i++) {
+        if (file->type == 'h') continue;
+        char *path = cli_log_path(src, file);
+        if (!path) code = cli_fail_errno(c, NULL, ENOMEM);
+        else if (stat(path, &st) == 0) {
+            if (st.st_size > 0) src->size += (uint64_t)st.st_size;
             if ((int64_t)st.st_mtime > src->written_s) src->written_s = (int64_t)st.st_mtime;
-        }
+        } else if (errno != ENOENT) code = cli_fail_errno(c, path, errno);
         free(path);
     }
-    return size;
+    return code;
 }
 
 enum { CLI_MANIFEST_MAX = 16 << 20 };
@@ -17324,8 +17366,7 @@ static int cli_source_manifest(struct cli *c, struct cli_source *src) {
     src->dir = src->manifest_path ? strdup(src->manifest_path) : NULL;
     if (!src->dir) return cli_fail_errno(c, NULL, ENOMEM);
     src->dir[cli_dir_len(src->dir)] = 0;
-    src->size = cli_log_size(src);
-    return CLI_OK;
+    return cli_log_size(c, src);
 }
 
 /* Called for each file of a log in the order of loading. file: its line in the manifest, or NULL. Returns an exit
@@ -17360,8 +17401,9 @@ static int cli_log_walk(struct cli *c, struct cli_source *src, cli_log_fn each, 
     return code;
 }
 
-/* Whether an RDB is the preamble of an append-only file: it says so, or its end is that of a command. */
-static int cli_is_preamble(const struct cli_source *src) {
+/* Whether an RDB is the preamble of an append-only file: it says so, or its end is that of a command. *sys_errno: 0, or
+ * why that cannot be told. */
+static int cli_is_preamble(const struct cli_source *src, int *sys_errno) {
     static const char mark[] = "\x0c"
                                "aof-preamble\xc0\x01";
     const size_t n = sizeof mark - 1;
@@ -17369,17 +17411,20 @@ static int cli_is_preamble(const struct cli_source *src) {
     if (strncmp(src->plain, "REDIS", 5) != 0 && strncmp(src->plain, "VALKEY", 6) != 0) return 0;
     for (size_t i = 0; i + n < sizeof src->plain; i++)
         if (memcmp(src->plain + i, mark, n) == 0) return 1;
-    return src->size > 32 && memcmp(src->plain, src->head, 9) == 0 &&
-           pread(src->fd, end, 2, (off_t)(src->start + src->size - 2)) == 2 && end[0] == '\r' &&
-           end[1] == '\n';
+    if (src->size <= 32 || memcmp(src->plain, src->head, 9) != 0) return 0;
+    const int st = cli_source_at(src, end, 2, src->size - 2);
+    if (st > 0) *sys_errno = st;
+    return st == 0 && end[0] == '\r' && end[1] == '\n';
 }
 
 static int cli_source_kind(struct cli *c, struct cli_source *src) {
     /* what a directory has as its manifest is one, whatever it holds */
     if (src->manifest_path || rdbkit_is_manifest(src->plain, strlen(src->plain)))
         return cli_source_manifest(c, src);
-    if (src->plain[0] == '*' || src->plain[0] == '#' || cli_is_preamble(src)) src->kind = CLI_IN_AOF;
-    return CLI_OK;
+    int sys_errno = 0;
+    if (src->plain[0] == '*' || src->plain[0] == '#' || cli_is_preamble(src, &sys_errno))
+        src->kind = CLI_IN_AOF;
+    return sys_errno ? cli_fail_errno(c, src->name, sys_errno) : CLI_OK;
 }
 
 /* Whether the input is of a kind that can be read; says so if not. */
@@ -17392,6 +17437,7 @@ static int cli_source_accept(struct cli *c, struct cli_source *src) {
         if (fstat(src->fd, &st) != 0) return cli_fail_errno(c, src->name, errno);
     }
     off_t at = S_ISREG(st.st_mode) ? lseek(src->fd, 0, SEEK_CUR) : -1;
+    if (at < 0 && S_ISREG(st.st_mode)) return cli_fail_errno(c, src->name, errno);
     src->seekable = at >= 0;
     src->start = at > 0 ? (uint64_t)at : 0;
     if (src->seekable && st.st_size > at) src->size = (uint64_t)(st.st_size - at);
@@ -17456,15 +17502,22 @@ static void cli_reader_options(const struct cli *c, rdbkit_reader_options *optio
     if (c->filter) options->key_filter = rdbkit_filter_apply, options->key_filter_ctx = c->filter;
 }
 
-static void cli_read_tail(struct cli_pass *pass, rdbkit_input *in) {
+/* What follows the RDB. Returns RDBKIT_DONE, or the error of not being able to tell. */
+static int cli_read_tail(const struct cli_source *src, struct cli_pass *pass, rdbkit_input *in) {
     const void *data;
     size_t len;
     int status = rdbkit_input_rest(in, &data, &len);
-    if (status == RDBKIT_DONE) return;
-    if (status == RDBKIT_ERR_IO || status == RDBKIT_ERR_NOMEM) pass->error.code = status;
+    if (status == RDBKIT_DONE) return status;
+    if (status == RDBKIT_ERR_IO || status == RDBKIT_ERR_NOMEM) {
+        (void)snprintf(pass->error.message, sizeof pass->error.message, "input at %" PRIu64 ": %s",
+                       pass->end_off,
+                       status == RDBKIT_ERR_IO ? strerror(src->sys_errno) : rdbkit_status_text(status));
+        return pass->error.code = status;
+    }
     if (status == RDBKIT_OK && len > 0 && (*(const char *)data == '*' || *(const char *)data == '#'))
         pass->tail = CLI_TAIL_AOF;
-    else pass->tail = CLI_TAIL_OTHER; /* bytes that cannot even be read are no less there */
+    else pass->tail = CLI_TAIL_OTHER; /* bytes that cannot even be decompressed are no less there */
+    return RDBKIT_DONE;
 }
 
 /* ---- replay ---- */
@@ -17544,12 +17597,14 @@ static int cli_replay_file(void *ctx, const char *path, const rdbkit_manifest_fi
 }
 
 /* What relative times count from: --now, or when the file was last written. */
-static int64_t cli_replay_now(const struct cli *c, const struct cli_source *src) {
+static int cli_replay_now(struct cli *c, const struct cli_source *src, int64_t *now_ms) {
     struct stat st;
     const char *now = c->o.text[CLI_O_NOW];
-    if (now) return strtoll(now, NULL, 10);
-    if (src->written_s) return src->written_s * 1000;
-    return src->fd >= 0 && fstat(src->fd, &st) == 0 ? (int64_t)st.st_mtime * 1000 : 0;
+    *now_ms = now ? strtoll(now, NULL, 10) : src->written_s * 1000;
+    if (now || src->written_s || src->fd < 0) return CLI_OK;
+    if (fstat(src->fd, &st) != 0) return cli_fail_errno(c, src->name, errno);
+    *now_ms = (int64_t)st.st_mtime * 1000;
+    return CLI_OK;
 }
 
 /* Numbers that whoever wrote a file could not know: addresses and times. */
@@ -17592,7 +17647,8 @@ static int cli_replay(struct cli_source *src, const rdbkit_reader_options *rdb, 
     rdbkit_keyspace_options_init(&options);
     options.seed = cli_seed(src);
     options.memory_limit = cli_memory_limit();
-    options.now_ms = cli_replay_now(c, src);
+    const int told = cli_replay_now(c, src, &options.now_ms);
+    if (told != CLI_OK) return told;
     options.source = cli_replay_source(c, src);
     options.skip_scripts = cli_has(c, CLI_O_SKIP_SCRIPTS);
     options.skip_unknown = cli_has(c, CLI_O_SKIP_UNKNOWN);
@@ -17654,7 +17710,7 @@ static int cli_read(struct cli_source *src, const rdbkit_reader_options *options
         src->keys = rdbkit_reader_keys(pass->reader);
         src->checksum = rdbkit_reader_verified(pass->reader);
         pass->gzip = rdbkit_input_is_gzip(in);
-        if (status == RDBKIT_DONE) cli_read_tail(pass, in);
+        if (status == RDBKIT_DONE) status = cli_read_tail(src, pass, in);
     }
     rdbkit_input_free(in);
     rdbkit_reader_free(pass->reader);
@@ -18712,6 +18768,7 @@ static int verb_confirm_key(void *user, const rdbkit_key *key) {
         struct verb_dup *d = &f->dup[i];
         if (key->offset == d->at.first_off && !d->name.data) {
             d->name = verb_copy(key->name, key->name.len);
+            if (!d->name.data) return RDBKIT_ERR_NOMEM;
             d->db = key->db;
             d->same = d->at.field; /* a field's bytes are not at hand: 71 bits of hash have to do */
         } else if (key->offset == d->at.second_off) {
@@ -18732,20 +18789,27 @@ static void verb_confirm_wanted(const rdbkit_check *check, struct verb_confirm *
     }
 }
 
-/* Read the records again, where that is possible. */
-static void verb_confirm_read(struct cli_source *src, const rdbkit_check *check, struct verb_confirm *f) {
+/* Read the records again, where that is possible. Returns an exit code. */
+static int verb_confirm_read(struct cli_source *src, const rdbkit_check *check, struct verb_confirm *f) {
     struct cli_pass pass;
     rdbkit_reader_options options;
     rdbkit_visitor v = {0};
     verb_confirm_wanted(check, f);
     uint64_t keys = src->keys;
-    if (!src->seekable || !cli_source_rewind(src)) return;
+    if (!src->seekable) return CLI_OK;
+    if (!cli_source_rewind(src)) return cli_fail_errno(src->cli, src->name, errno);
     cli_reader_options(src->cli, &options);
     options.ignore_checksum = 1;
     v.user = f;
     v.key = verb_confirm_key;
-    (void)cli_read(src, &options, &v, &pass);
+    const int status = cli_read(src, &options, &v, &pass);
     src->keys = keys;
+    if (status == RDBKIT_DONE || status == RDBKIT_ERR_STOPPED) return CLI_OK;
+    return pass.code ? pass.code : cli_fail(src->cli, src->name, &pass.error);
+}
+
+static void verb_confirm_free(struct verb_confirm *f) {
+    for (size_t i = 0; i < f->n; i++) verb_free_str(f->dup[i].name);
 }
 
 static void verb_verdict(struct cli *c, const struct cli_source *src, const char *verdict) {
@@ -18788,10 +18852,10 @@ static int verb_check_dups(struct cli *c, struct cli_source *src, rdbkit_check *
         return cli_fail(c, src->name, &e);
     }
     if (found == 0) return CLI_OK;
-    verb_confirm_read(src, check, &f);
-    uint64_t real = verb_check_print_dups(c, src, &f, (uint64_t)found);
-    for (size_t i = 0; i < f.n; i++) verb_free_str(f.dup[i].name);
-    return real ? CLI_NO : CLI_OK;
+    const int code = verb_confirm_read(src, check, &f);
+    const uint64_t real = code == CLI_OK ? verb_check_print_dups(c, src, &f, (uint64_t)found) : 0;
+    verb_confirm_free(&f);
+    return code == CLI_OK && real ? CLI_NO : code;
 }
 
 static int verb_is_damage(int status) {
@@ -18885,8 +18949,8 @@ static int verb_check_image_key(void *user, const rdbkit_key *key) {
     rdbkit_key moved = *key;
     moved.offset += l->base_off;
     if (!l->confirm) return v->key(v->user, &moved);
-    (void)verb_confirm_key(l->confirm, &moved);
-    return RDBKIT_SKIP_KEY;
+    const int st = verb_confirm_key(l->confirm, &moved);
+    return st == RDBKIT_ERR_STOPPED ? RDBKIT_SKIP_KEY : st; /* the next file may have it */
 }
 
 /* Members and fields are given to the check as they are. */
@@ -18931,7 +18995,10 @@ static int verb_check_file(void *ctx, const char *path, const rdbkit_manifest_fi
     if (!l->aof) return cli_fail_errno(l->c, NULL, ENOMEM);
     const int status = rdbkit_aof_pull(l->aof, in);
     cli_progress_clear(l->src);
-    const int code = l->confirm ? CLI_OK : verb_check_log_verdict(l, path, status, rdbkit_aof_error(l->aof));
+    const rdbkit_error *e = rdbkit_aof_error(l->aof);
+    int code = CLI_OK;
+    if (!l->confirm) code = verb_check_log_verdict(l, path, status, e);
+    else if (status < 0 && !verb_is_damage(status)) code = cli_fail(l->c, path, e);
     l->base_off += rdbkit_aof_offset(l->aof);
     rdbkit_aof_free(l->aof);
     return code == CLI_NO ? CLI_OK : code; /* go on with the next file */
@@ -18948,8 +19015,11 @@ static int verb_check_log_dups(struct verb_check_log *l) {
     verb_confirm_wanted(l->check, &f);
     l->confirm = &f;
     l->base_off = 0;
+    int code = CLI_OK;
     if (l->src->kind == CLI_IN_MANIFEST || cli_source_rewind(l->src))
-        (void)cli_log_walk(l->c, l->src, verb_check_file, l);
+        code = cli_log_walk(l->c, l->src, verb_check_file, l);
+    else if (l->src->seekable) code = cli_fail_errno(l->c, l->src->name, errno);
+    if (code != CLI_OK) return verb_confirm_free(&f), code;
     for (size_t i = 0; i < f.n; i++) {
         const struct verb_dup *d = &f.dup[i];
         if (d->name.data && !d->same) continue;
@@ -18959,8 +19029,8 @@ static int verb_check_log_dups(struct verb_check_log *l) {
                                  : ": damaged: key twice in RDB images: ");
         if (d->name.data) cli_put_quoted(out, d->name);
         cli_printf(out, " db %" PRIu64 "\n", d->db);
-        verb_free_str(d->name);
     }
+    verb_confirm_free(&f);
     if ((uint64_t)found > f.n) {
         verb_verdict(l->c, l->src, ": damaged: ");
         cli_printf(out, "%" PRIu64 " more duplicates\n", (uint64_t)found - f.n);
@@ -19034,6 +19104,7 @@ struct verb_twice {
     rdbkit_check *check;
     rdbkit_filter *filter;
     int no_modules, no_streams; /* such keys do not go out */
+    int status;                 /* of the check */
 };
 
 static void verb_twice_free(struct verb_twice *t) {
@@ -19058,7 +19129,7 @@ static int verb_twice_new(struct cli *c) {
     return t->check ? CLI_OK : cli_fail_errno(c, NULL, ENOMEM);
 }
 
-/* In place of rdbkit_filter_apply(). That the temporary file fails is told at the end. */
+/* In place of rdbkit_filter_apply(). That the check fails is told at the end. */
 static int verb_twice_key(void *ctx, rdbkit_key *key) {
     struct verb_twice *t = ctx;
     int st = rdbkit_filter_apply(t->filter, key);
@@ -19066,7 +19137,7 @@ static int verb_twice_key(void *ctx, rdbkit_key *key) {
     if (st || (t->no_modules && shape == RDBKIT_MODULE) || (t->no_streams && shape == RDBKIT_STREAM))
         return st;
     const rdbkit_visitor *v = rdbkit_check_visitor(t->check);
-    if (!t->file.sys_errno) (void)v->key(v->user, key);
+    if (!t->status) t->status = v->key(v->user, key);
     return st;
 }
 
@@ -19074,11 +19145,12 @@ static int verb_twice_key(void *ctx, rdbkit_key *key) {
 static int verb_twice_judge(struct cli *c, struct cli_source *src) {
     struct verb_confirm f;
     struct verb_twice *t = c->twice;
-    const int64_t found = t->file.sys_errno ? RDBKIT_ERR_IO : rdbkit_check_finish(t->check);
+    const int64_t found = t->status ? t->status : rdbkit_check_finish(t->check);
     if (t->file.sys_errno) return verb_spill_failed(c, &t->file);
     if (found < 0) return cli_fail_errno(c, NULL, ENOMEM);
     if (found == 0) return CLI_OK;
-    verb_confirm_read(src, t->check, &f);
+    const int code = verb_confirm_read(src, t->check, &f);
+    if (code != CLI_OK) return verb_confirm_free(&f), code;
     uint64_t real = (uint64_t)found - f.n;
     for (size_t i = 0; i < f.n; i++) {
         const struct verb_dup *d = &f.dup[i];
@@ -19090,7 +19162,7 @@ static int verb_twice_judge(struct cli *c, struct cli_source *src) {
         cli_printf(&c->err, "at %" PRIu64 " and %" PRIu64 "\n", d->at.first_off, d->at.second_off);
     }
     cli_out_flush(&c->err);
-    for (size_t i = 0; i < f.n; i++) verb_free_str(f.dup[i].name);
+    verb_confirm_free(&f);
     if ((uint64_t)found > f.n)
         cli_say(c, src->name, "%" PRIu64 " more that become one", (uint64_t)found - f.n);
     if (real) cli_hint(c, "--rename and --map-db must keep the keys apart; -K and -D leave one of them out");
@@ -19110,10 +19182,10 @@ static int verb_resp_loss_possible(const struct cli_source *src, const rdbkit_ta
 /* Whether something seems to follow the RDB, or to be missing from it: the ninth byte from the end is not the
  * end opcode. A guess, which costs at most a pass; the pass gives the answer. */
 static int verb_resp_odd_end(const struct cli_source *src) {
-    unsigned char byte = 0;
+    char byte = 0;
     if (cli_source_header(src).rdb_version < 5 || (src->head[0] == 0x1f && src->head[1] == 0x8b)) return 0;
     if (src->size < 18) return 1;
-    return pread(src->fd, &byte, 1, (off_t)(src->start + src->size - 9)) != 1 || byte != 255;
+    return cli_source_at(src, &byte, 1, src->size - 9) != 0 || (unsigned char)byte != 255;
 }
 
 static int verb_resp_scan_pays(const struct cli_source *src, const rdbkit_resp_options *options) {
@@ -19468,11 +19540,13 @@ static int verb_cut_keep(struct verb_cut *t, const void *data, size_t len) {
     return RDBKIT_OK;
 }
 
-/* Read on to the end, for the count of what is lost. */
-static void verb_cut_drain(struct verb_cut *t, rdbkit_input *in) {
+/* Read on to the end, for the count of what is lost. Of bytes that cannot be decompressed nobody knows how many. */
+static int verb_cut_drain(struct verb_cut *t, rdbkit_input *in) {
     const void *data;
     size_t len;
-    while (rdbkit_input_rest(in, &data, &len) == RDBKIT_OK) t->size += len;
+    int st;
+    while ((st = rdbkit_input_rest(in, &data, &len)) == RDBKIT_OK) t->size += len;
+    return st == RDBKIT_ERR_IO || st == RDBKIT_ERR_NOMEM ? cli_source_fail(t->src, t->path, st) : CLI_OK;
 }
 
 static int verb_cut_run(struct verb_cut *t, rdbkit_input *in) {
@@ -19546,8 +19620,8 @@ static int verb_cut_file(struct verb_cut *t, const char *path, rdbkit_input *in)
     else if (status < 0 && s->has_rdb && s->rdb_end == RDBKIT_NO_OFFSET && verb_is_damage(status))
         code = CLI_BAD;
     else {
-        if (status != RDBKIT_DONE) verb_cut_drain(t, in);
-        code = verb_cut_say(t, status);
+        code = status != RDBKIT_DONE ? verb_cut_drain(t, in) : CLI_OK;
+        if (code == CLI_OK) code = verb_cut_say(t, status);
     }
     if (code == CLI_BAD) cli_say(t->c, path, "%s", rdbkit_aof_error(t->aof)->message);
     rdbkit_aof_free(t->aof);
@@ -19653,6 +19727,7 @@ static int verb_cut_reopen(struct verb_cut *t, const char *path) {
     int code = verb_out_restart(t->c);
     if (code != CLI_OK) return code;
     if (lseek(src->fd, (off_t)src->start, SEEK_SET) < 0) {
+        if (errno != ESPIPE) return cli_fail_errno(t->c, path, errno);
         cli_hint(t->c, "a damaged image can be saved from a file, not from a pipe");
         return CLI_BAD;
     }
@@ -19773,28 +19848,34 @@ static int verb_repair_rdb(struct cli *c, struct cli_source *src) {
     const void *data;
     size_t len;
     cli_progress_clear(src);
-    if (code == CLI_OK && whole && rdbkit_input_rest(in, &data, &len) == RDBKIT_OK)
-        cli_say(c, src->name, "bytes behind the end of the RDB are left out");
+    const int st = code == CLI_OK && whole ? rdbkit_input_rest(in, &data, &len) : RDBKIT_DONE;
+    if (st == RDBKIT_ERR_IO || st == RDBKIT_ERR_NOMEM) code = cli_source_fail(src, src->name, st);
+    else if (st != RDBKIT_DONE) cli_say(c, src->name, "bytes behind the end of the RDB are left out");
     rdbkit_input_free(in);
     return code;
 }
 
-static int verb_same_file(const char *a, const char *b) {
+/* Whether the output is the input itself: refused. one: what it is. */
+static int verb_not_in_place(struct cli *c, const struct cli_source *src, const char *input,
+                             const char *one) {
+    const char *output = c->o.text[CLI_O_OUTPUT];
     struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) + S_ISDIR(x.st_mode) &&
-           x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    if (stat(output, &x) != 0) return errno == ENOENT ? CLI_OK : cli_fail_errno(c, output, errno);
+    if (stat(input, &y) != 0) return errno == ENOENT ? CLI_OK : cli_fail_errno(c, input, errno);
+    if (!S_ISREG(x.st_mode) && !S_ISDIR(x.st_mode)) return CLI_OK;
+    if (x.st_dev != y.st_dev || x.st_ino != y.st_ino) return CLI_OK;
+    cli_say(c, src->name, "repair never writes in place: -o has to name another %s", one);
+    return CLI_REFUSED;
 }
 
 static int verb_repair(struct cli *c, struct cli_source *src) {
     int64_t until_s;
     int code = verb_until(c, &until_s);
     if (code != CLI_OK) return code;
-    if (src->kind == CLI_IN_MANIFEST &&
-        verb_same_file(c->o.text[CLI_O_OUTPUT], src->dir[0] ? src->dir : ".")) {
-        cli_say(c, src->name, "repair never writes in place: -o has to name another directory");
-        return CLI_REFUSED;
+    if (src->kind == CLI_IN_MANIFEST) {
+        code = verb_not_in_place(c, src, src->dir[0] ? src->dir : ".", "directory");
+        return code == CLI_OK ? verb_repair_dir(c, src, until_s) : code;
     }
-    if (src->kind == CLI_IN_MANIFEST) return verb_repair_dir(c, src, until_s);
     if (src->kind == CLI_IN_RDB) {
         int has;
         code = verb_has_commands(c, src, &has);
@@ -19805,11 +19886,8 @@ static int verb_repair(struct cli *c, struct cli_source *src) {
         cli_say(c, src->name, "--until-timestamp is for append-only files, and this is an RDB");
         return CLI_USAGE;
     }
-    if (verb_same_file(c->o.text[CLI_O_OUTPUT], src->name)) {
-        cli_say(c, src->name, "repair never writes in place: -o has to name another file");
-        return CLI_REFUSED;
-    }
-    code = cli_out_open(c, &c->out, cli_temp_name[0], c->o.text[CLI_O_OUTPUT]);
+    code = verb_not_in_place(c, src, src->name, "file");
+    if (code == CLI_OK) code = cli_out_open(c, &c->out, cli_temp_name[0], c->o.text[CLI_O_OUTPUT]);
     if (code != CLI_OK) return code;
     return src->kind == CLI_IN_RDB ? verb_repair_rdb(c, src) : verb_repair_aof(c, src, until_s);
 }
