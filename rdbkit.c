@@ -2897,7 +2897,7 @@ static int val_stream_node(rdbkit_reader *r) {
     rdbkit_stream_id id = strm_id_be((const u8 *)key.data);
     int c = s->any_node ? strm_id_cmp(id, s->node_key) : 1;
     if (c == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node key twice");
-    if (c < 0 && rd_strict(r)) /* else one that stands twice could hide between others */
+    if (c < 0) /* one that stands twice could hide between others */
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "stream node keys do not ascend");
     const u8 *blob_at = p;
     if ((st = rd_str(r, &p, RD_FIRST, &blob))) return st;
@@ -2953,8 +2953,7 @@ static int val_stream_name(rdbkit_reader *r, const u8 *at, mem_buf *kept, int an
     rdbkit_str last = {(const char *)kept->data, kept->len};
     int c = any ? val_str_cmp(name, last) : 1;
     if (c == 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "a name of a group or consumer twice");
-    if (c < 0 && rd_strict(r))
-        return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "names of groups or consumers do not ascend");
+    if (c < 0) return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "names of groups or consumers do not ascend");
     kept->len = 0;
     return mem_buf_add(&r->mem, kept, name.data, name.len) ? rd_nomem(r) : 0;
 }
@@ -4670,6 +4669,7 @@ struct rdbkit_writer {
     rdbkit_writer_options opt;
     rdbkit_spill spill;
     int begun;
+    int open; /* a record or value is begun and not whole yet: nothing can follow it */
     u64 db, resize_keys, resize_expires; /* db: announced, or RDBKIT_NO_DB */
     int have_resize;
 
@@ -4742,9 +4742,18 @@ static int wr_begin(rdbkit_writer *w) {
     return st || !w->opt.aof_base ? st : wr_aof_base(w);
 }
 
+/* Before a record, which stays open until wr_whole(). */
 static int wr_ready(rdbkit_writer *w) {
+    if (PORT_UNLIKELY(w->open)) return RDBKIT_ERR_USAGE; /* the one before ended in an error */
+    w->open = 1;
     if (PORT_LIKELY(w->begun)) return 0;
     return w->opt.target ? wr_begin(w) : RDBKIT_ERR_USAGE; /* as the input, which has not come */
+}
+
+/* A record's status, which closes the record if it is none of an error. */
+static int wr_whole(rdbkit_writer *w, int st) {
+    w->open = st < 0;
+    return st;
 }
 
 /* Without a target the output is for whoever wrote the input: same magic and version, and any type that is in it. What
@@ -4783,13 +4792,11 @@ static int wr_keeps_aux(const rdbkit_writer *w, rdbkit_str name) {
 static int wr_on_aux(void *user, rdbkit_str name, rdbkit_str value) {
     rdbkit_writer *w = user;
     int st = wr_ready(w);
-    return st || !wr_keeps_aux(w, name) ? st : wr_aux(w, name, value);
+    return wr_whole(w, st || !wr_keeps_aux(w, name) ? st : wr_aux(w, name, value));
 }
 
-static int wr_function(void *user, rdbkit_str code, int opcode) {
-    rdbkit_writer *w = user;
+static int wr_put_function(rdbkit_writer *w, rdbkit_str code) {
     int st = wr_ready(w);
-    (void)opcode;
     if (st) return st;
     if (w->opt.drop_functions)
         return loss_lose_other(&w->v.l, RDBKIT_NOTE_DROPPED_FUNCTION, loss_library_name(code));
@@ -4799,8 +4806,12 @@ static int wr_function(void *user, rdbkit_str code, int opcode) {
     return st ? st : wr_str(w, code);
 }
 
-static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
-    rdbkit_writer *w = user;
+static int wr_function(void *user, rdbkit_str code, int opcode) {
+    (void)opcode;
+    return wr_whole(user, wr_put_function(user, code));
+}
+
+static int wr_module_aux_head(rdbkit_writer *w, const rdbkit_module_aux *aux) {
     rdbkit_str name = {aux->module, strlen(aux->module)};
     int st = wr_ready(w);
     if (st) return st;
@@ -4813,6 +4824,10 @@ static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
     if (!st) st = wr_len(w, 2);
     if (!st) st = wr_len(w, (u64)aux->when);
     return st ? st : RDBKIT_TAKE_RAW;
+}
+
+static int wr_module_aux(void *user, const rdbkit_module_aux *aux) {
+    return wr_whole(user, wr_module_aux_head(user, aux));
 }
 
 static int wr_db(void *user, uint64_t db) {
@@ -4917,14 +4932,17 @@ static int wr_on_key(void *user, const rdbkit_key *key) {
     return st;
 }
 
-static int wr_key_end(void *user) {
-    rdbkit_writer *w = user;
-    if (!w->type || w->raw) return 0;
+static int wr_encoded(rdbkit_writer *w) {
     loss_tell(&w->v.l);
     int st = enc_end(&w->v.enc);
     if (st || !w->v.enc.type) return st;
     st = wr_key_head(w, &w->key, w->v.enc.type);
     return st ? st : enc_write(&w->v.enc, wr_put, w);
+}
+
+static int wr_key_end(void *user) {
+    rdbkit_writer *w = user;
+    return wr_whole(w, !w->type || w->raw ? 0 : wr_encoded(w));
 }
 
 static int wr_end(void *user, int checksum) {
@@ -5398,6 +5416,7 @@ static int resp_stream_info(void *user, const rdbkit_stream_info *info) {
     rdbkit_resp *s = user;
     int counters = loss_has(&s->v.l, RDBKIT_F_STREAM_COUNTERS);
     u64 added = info->entries_added < info->length ? info->length : info->entries_added;
+    if (added > INT64_MAX) added = INT64_MAX; /* no command takes more, and no server counts so far */
     s->info = *info;
     int st = s->entries ? 0 : resp_stream_empty(s);
     if (!st) st = resp_command(s, counters ? 7 : 3, "$6\r\nXSETID\r\n");
@@ -5425,7 +5444,8 @@ static int resp_claim(rdbkit_resp *s) {
     if (!st) st = resp_arg_text(s, "TIME");
     if (!st) st = resp_arg_i64(s, s->claim_as.delivery_ms);
     if (!st) st = resp_arg_text(s, "RETRYCOUNT");
-    if (!st) st = resp_arg_i64(s, (i64)s->claim_as.delivery_count);
+    const u64 count = s->claim_as.delivery_count; /* above what a command takes no server counts */
+    if (!st) st = resp_arg_i64(s, count > INT64_MAX ? INT64_MAX : (i64)count);
     if (!st) st = resp_put(s, "$5\r\nFORCE\r\n$6\r\nJUSTID\r\n", 23);
     s->claim.len = 0;
     s->claim_n = 0;
@@ -6994,6 +7014,7 @@ struct rdbkit_check {
     u64 epoch;  /* one a collection */
     rep_slot *local;
     int64_t found;
+    int status; /* the first error: after it the records are not whole */
     rdbkit_duplicate shown[REP_SHOWN];
 };
 
@@ -7018,11 +7039,12 @@ static int rep_batch_out(rdbkit_check *c) {
 /* A part's chunk is full. */
 static PORT_NOINLINE int rep_chunk_out(rdbkit_check *c, rep_part *part) {
     rep_chunk *chunk = &part->chunk;
-    if (mem_buf_add(&c->mem, &c->full, chunk, sizeof *chunk)) return RDBKIT_ERR_NOMEM;
+    if (mem_buf_add(&c->mem, &c->full, chunk, sizeof *chunk)) return c->status = RDBKIT_ERR_NOMEM;
     c->counts[part - c->parts] += chunk->n;
     chunk->prev = ++c->chunks;
     chunk->n = 0;
-    return c->have_spill && c->full.len >= REP_BATCH * sizeof *chunk ? rep_batch_out(c) : 0;
+    if (c->have_spill && c->full.len >= REP_BATCH * sizeof *chunk) c->status = rep_batch_out(c);
+    return c->status;
 }
 
 PORT_INLINE int rep_add(rdbkit_check *c, rep_item x) {
@@ -7048,6 +7070,7 @@ PORT_INLINE rep_item rep_item_of(u64 seed, u64 off, rdbkit_str s) {
 
 static int rep_key(void *user, const rdbkit_key *key) {
     rdbkit_check *c = user;
+    if (PORT_UNLIKELY(c->status)) return c->status;
     c->key_off = key->offset;
     c->fields = 0;
     c->epoch++;
@@ -7065,6 +7088,7 @@ static int rep_leave_local(rdbkit_check *c) {
 }
 
 static int rep_field(rdbkit_check *c, rdbkit_str s) {
+    if (PORT_UNLIKELY(c->status)) return c->status;
     const rep_item x = rep_item_of(~c->key_off, c->key_off, s);
     if (c->fields == REP_LOCAL) {
         int st = rep_leave_local(c);
@@ -7140,6 +7164,7 @@ static int rep_part_end(rdbkit_check *c, const rep_chunk *last, u64 n, rep_table
 }
 
 static int64_t rep_finish(rdbkit_check *c) {
+    if (c->status) return c->status;
     rep_table table = {c->mem.alloc(c->mem.ctx, REP_SLOTS * sizeof(rep_slot)), 0};
     rep_chunk *chunk = c->mem.alloc(c->mem.ctx, sizeof *chunk);
     int st = table.slots && chunk ? 0 : RDBKIT_ERR_NOMEM;
@@ -9522,6 +9547,7 @@ typedef struct ks_feeder {
     rdbkit_reader_options opt; /* the filter in it is the caller's, called with the real name */
     rdbkit_key key;            /* of the record at hand: name, database, expiry, hints */
     rdbkit_reader *reader[2];  /* by lineage; NULL: none yet */
+    char magic[16];            /* of the file that the records are from, or empty: all types are known */
 } ks_feeder;
 
 struct rdbkit_keyspace {
@@ -9945,11 +9971,14 @@ static void ks_feeder_free(ks_feeder *f) {
     for (int i = 0; i < 2; i++) rdbkit_reader_free(f->reader[i]), f->reader[i] = NULL;
 }
 
+/* Of a file that has all types of one lineage. */
+static const char *ks_magic(int valkey) { return valkey ? "VALKEY080" : "REDIS0012"; }
+
 /* A reader for records without names, at the place where the first one begins. */
 static rdbkit_reader *ks_record_reader(const rdbkit_reader_options *options, const rdbkit_visitor *v,
-                                       int valkey) {
+                                       const char *magic) {
     rdbkit_reader *r = rdbkit_reader_new(options, v);
-    if (r && rdbkit_reader_feed(r, valkey ? "VALKEY080" : "REDIS0012", 9) == RDBKIT_MORE) return r;
+    if (r && rdbkit_reader_feed(r, magic, 9) == RDBKIT_MORE) return r;
     rdbkit_reader_free(r);
     return NULL;
 }
@@ -9981,7 +10010,7 @@ static int ks_feed(ks_feeder *f, int valkey, const void *record, size_t len, rdb
         rdbkit_reader_options options = f->opt;
         options.key_filter = ks_feeder_key;
         options.key_filter_ctx = f;
-        *r = ks_record_reader(&options, &f->v, valkey);
+        *r = ks_record_reader(&options, &f->v, f->magic[0] ? f->magic : ks_magic(valkey));
         if (!*r) return error->code = RDBKIT_ERR_NOMEM;
     }
     const u64 end = rdbkit_reader_offset(*r) + len;
@@ -14495,7 +14524,7 @@ static rdbkit_reader *cmd_payload_reader(rdbkit_keyspace *ks, const rdbkit_visit
     rdbkit_reader_options_init(&options);
     options.allocator = ks->env.mem;
     options.ignore_checksum = 1;
-    return ks_record_reader(&options, v, valkey);
+    return ks_record_reader(&options, v, ks_magic(valkey));
 }
 
 /* Whether a type byte and a value are sound, to the last byte. */
@@ -15144,6 +15173,10 @@ static int fix_field(void *user, rdbkit_str field, rdbkit_str value, int64_t exp
 
 static int fix_header(void *user, const rdbkit_header *header) {
     rdbkit_salvage *s = user;
+    s->valkey = header->lineage == RDBKIT_VALKEY;
+    snprintf(s->check.magic, sizeof s->check.magic, "%s%0*d", s->valkey ? "VALKEY" : "REDIS",
+             s->valkey ? 3 : 4, header->rdb_version);
+    memcpy(s->feed.magic, s->check.magic, sizeof s->feed.magic);
     return s->to.header ? s->to.header(s->to.user, header) : 0;
 }
 
@@ -15179,7 +15212,6 @@ static int fix_key(void *user, const rdbkit_key *key) {
     const u8 head[KS_RECORD_HEAD] = {(u8)key->type->number, 0};
     s->key = *key;
     s->name.len = s->record.len = 0;
-    s->valkey = ks_is_valkey(key->type);
     if (mem_buf_add(&s->mem, &s->name, key->name.data, key->name.len) ||
         mem_buf_add(&s->mem, &s->record, head, sizeof head))
         return RDBKIT_ERR_NOMEM;

@@ -236,7 +236,7 @@ PENDING = ms(T) + num(1)
 CONSUMER = num(1) + txt(b"c") + ms(T)
 value("stream_nodekey", 15, num(1), HERE, txt(b"0123456789"), txt(NODE), TAIL, num(0), **NINE)  # not 16 bytes: all
 value("stream_nodekey_twice", 15, num(2), HEAD, txt(NODE), HERE, HEAD, txt(NODE), num(4), num(2), num(1), num(0), **NINE)  # all
-value("stream_nodekey_hidden", 15, num(3), HEAD, txt(NODE), txt(sid(3, 1)), txt(NODE), HERE, HEAD, txt(NODE), num(6), num(4), num(1), num(0), code=1, **NINE)  # twice, with another between: all
+value("stream_nodekey_hidden", 15, num(3), HEAD, txt(NODE), txt(sid(3, 1)), txt(NODE), HERE, HEAD, txt(NODE), num(6), num(4), num(1), num(0), **NINE)  # twice, with another between: all
 value("stream_node_empty", 15, num(1), HEAD, HERE, txt(lp()), TAIL, num(0), **NINE)  # all
 value("stream_master", 15, num(1), HEAD, HERE, txt(lp(2, 0, b"x", b"f", 0, 2, 0, 0, b"v", 4, 2, 1, 0, b"w", 4)), TAIL, num(0), **NINE)  # field count is text: deep
 value("stream_master_end", 15, num(1), HEAD, HERE, txt(lp(2, 0, 1, b"f", 7, 2, 0, 0, b"v", 4, 2, 1, 0, b"w", 4)), TAIL, num(0), **NINE)  # no 0 after the fields: deep
@@ -251,6 +251,6 @@ value("stream_pel_unowned", 15, STREAM, GROUP, num(2), sid(1, 1), PENDING, HERE,
 value("stream_pel_two_owners", 15, STREAM, GROUP, num(1), sid(1, 1), PENDING, num(2), txt(b"c"), ms(T), num(1), sid(1, 1), txt(b"d"), ms(T), num(1), HERE, sid(1, 1), code=1, **NINE)  # Valkey 9.1, and Redis 8.0 and Valkey 8.1 as Debian patched them
 value("stream_pel_twice", 15, STREAM, GROUP, num(2), sid(1, 1), PENDING, HERE, sid(1, 1), PENDING, CONSUMER, num(1), sid(1, 1), **NINE)  # all
 value("stream_group_twice", 15, STREAM, num(2), txt(b"g"), num(2), num(1), num(0), num(0), HERE, txt(b"g"), num(2), num(1), num(0), num(0), **NINE)  # all
-value("stream_group_hidden", 15, STREAM, num(3), txt(b"g"), num(2), num(1), num(0), num(0), txt(b"h"), num(2), num(1), num(0), num(0), HERE, txt(b"g"), num(2), num(1), num(0), num(0), code=1, **NINE)  # twice, with another between: all
+value("stream_group_hidden", 15, STREAM, num(3), txt(b"g"), num(2), num(1), num(0), num(0), txt(b"h"), num(2), num(1), num(0), num(0), HERE, txt(b"g"), num(2), num(1), num(0), num(0), **NINE)  # twice, with another between: all
 value("stream_consumer_twice", 15, STREAM, GROUP, num(0), num(2), txt(b"c"), ms(T), num(0), HERE, txt(b"c"), ms(T), num(0), **NINE)  # 7.0 on
 value("stream_pel_cut", 21, STREAM, num(1), num(1), num(0), num(0), num(2), GROUP, num(2), num(1), HERE, sid(1, 1)[:9], eof=b"", crc=b"", **ELEVEN)  # all

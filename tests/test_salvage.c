@@ -274,8 +274,42 @@ TEST(each_allocation_may_fail) {
     tk_drop(&b);
 }
 
+/* Long entries have back-lengths of their own in Valkey's files, and in those of RDB 11 that may be Valkey's. */
+TEST(value_is_kept_where_check_takes_it) {
+    static const char *const magics[] = {"REDIS0010", "REDIS0011", "REDIS0012", "VALKEY080"};
+    static const unsigned char head[] = {0x81, 'a', 2, 0xf0, 0xfa, 0x3f, 0, 0},
+                               wide[] = {0, 0xff, 0xff, 0xff}, narrow[] = {0x7f, 0xff, 0xff};
+    int taken = 0;
+    for (size_t i = 0; i < 8; i++) {
+        tk_bytes b = {0}, blob = {0};
+        const unsigned char *end = i % 2 ? wide : narrow;
+        const size_t end_len = i % 2 ? sizeof wide : sizeof narrow;
+        tk_le(&blob, 6 + sizeof head + 0x3ffa + end_len, 4);
+        tk_le(&blob, 2, 2);
+        tk_put(&blob, head, sizeof head);
+        for (int k = 0; k < 0x3ffa; k++) tk_u8(&blob, 'x');
+        tk_put(&blob, end, end_len);
+        tk_magic(&b, magics[i / 2]);
+        blob_key(&b, 16, "h", blob.data, blob.len);
+        tk_end(&b);
+        rdbkit_reader_options ro;
+        rdbkit_reader_options_init(&ro);
+        ro.deep = 1;
+        rdbkit_reader *r = rdbkit_reader_new(&ro, NULL);
+        assert_non_null(r);
+        const int sound = rdbkit_reader_feed(r, b.data, b.len) == RDBKIT_DONE;
+        rdbkit_reader_free(r);
+        taken += sound;
+        hold(&b, sound ? "h " : "", sound ? "" : "h ");
+        tk_drop(&blob);
+        tk_drop(&b);
+    }
+    assert_int_equal(taken, 6);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(value_is_kept_where_check_takes_it),
         cmocka_unit_test(damaged_blob_costs_its_own_key_alone),
         cmocka_unit_test(damaged_stream_node_costs_the_stream_alone),
         cmocka_unit_test(damaged_compressed_string_costs_its_own_key_alone),
