@@ -3625,26 +3625,27 @@ PORT_INLINE int out_room(out_buf *o, size_t n) {
  * One row a kind, counted, with the first key of each. docs/loss.md is tested against this table.
  * Tests: tests/server_test.py, tests/cli_test.py */
 
-#define LOSS_KINDS(X)                                                                                       \
-    X(LOSS_STREAM, "stream", "streams are left out: the target has none")                                   \
-    X(LOSS_STREAM_COUNTERS, "stream-counters",                                                              \
-      "entries-added, max-deleted or entries-read of streams: the target has none, and would not estimate " \
-      "the same")                                                                                           \
-    X(LOSS_ACTIVE_TIME, "active-time",                                                                      \
-      "when consumers of streams were last active: the target takes when they were last seen")              \
-    X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")   \
-    X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                    \
-    X(LOSS_MODULE, "module", "module values over 512 MiB are left out: no command can carry them")          \
-    X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")           \
-    X(NOTE_PENDING_GONE, "pending-gone",                                                                    \
-      "pending entries whose message is deleted: no command can make them")                                 \
-    X(NOTE_MODULE_VALUE, "module-value",                                                                    \
-      "module values are carried as they are: the target needs the module")                                 \
-    X(NOTE_MODULE_AUX, "module-aux",                                                                        \
-      "module data outside of keys is left out: the target has no way to take it")                          \
-    X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")             \
-    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")                              \
-    X(NOTE_DROPPED_MODULE, "dropped-module", "module values and module data are left out, as asked for")    \
+#define LOSS_KINDS(X)                                                                                        \
+    X(LOSS_STREAM, "stream", "streams are left out: the target has none")                                    \
+    X(LOSS_STREAM_COUNTERS, "stream-counters",                                                               \
+      "entries-added, max-deleted or entries-read of streams: the target has none, and would not estimate "  \
+      "the same")                                                                                            \
+    X(LOSS_ACTIVE_TIME, "active-time",                                                                       \
+      "when consumers of streams were last active: the target takes when they were last seen")               \
+    X(LOSS_FIELD_EXPIRY, "field-expiry", "expiry of hash fields: the fields are kept, and live for ever")    \
+    X(LOSS_FUNCTION, "function", "function libraries are left out: the target has none")                     \
+    X(LOSS_MODULE, "module", "module values over 512 MiB are left out: no command can carry them")           \
+    X(LOSS_NAN_SCORE, "nan-score", "sorted set members whose score is not a number are left out")            \
+    X(LOSS_STREAM_ENTRY, "stream-entry", "stream entries without fields are left out: no command makes one") \
+    X(NOTE_PENDING_GONE, "pending-gone",                                                                     \
+      "pending entries whose message is deleted: no command can make them")                                  \
+    X(NOTE_MODULE_VALUE, "module-value",                                                                     \
+      "module values are carried as they are: the target needs the module")                                  \
+    X(NOTE_MODULE_AUX, "module-aux",                                                                         \
+      "module data outside of keys is left out: the target has no way to take it")                           \
+    X(NOTE_DB_NUMBER, "db-number", "databases above 15: the target needs a higher `databases`")              \
+    X(NOTE_SLOT_IMPORT, "slot-import", "unfinished slot imports are left out")                               \
+    X(NOTE_DROPPED_MODULE, "dropped-module", "module values and module data are left out, as asked for")     \
     X(NOTE_DROPPED_FUNCTION, "dropped-function", "function libraries are left out, as asked for")
 
 #define LOSS_ROW(kind, name, text) \
@@ -5391,6 +5392,7 @@ static int resp_string_piece(void *user, rdbkit_str piece, uint64_t piece_off, u
 
 static int resp_stream_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
     rdbkit_resp *s = user;
+    if (!fields) return loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_ENTRY);
     if (s->entries++ < RESP_IDS_MAX / sizeof id && mem_buf_add(&s->mem, &s->ids, &id, sizeof id))
         return RDBKIT_ERR_NOMEM;
     int st = resp_command(s, 3 + 2 * fields, "$4\r\nXADD\r\n");

@@ -482,6 +482,7 @@ typedef enum rdbkit_loss_kind {
     RDBKIT_LOSS_FUNCTION,         /* the library is left out */
     RDBKIT_LOSS_MODULE,           /* the key is left out: larger than what RESTORE takes */
     RDBKIT_LOSS_NAN_SCORE,        /* the member is left out: no server takes NaN */
+    RDBKIT_LOSS_STREAM_ENTRY,     /* an entry without fields is left out: no command makes one */
     RDBKIT_NOTE_PENDING_GONE,     /* pending entry whose message is deleted: no command makes one */
     RDBKIT_NOTE_MODULE_VALUE,     /* carried as RESTORE: the target needs that module */
     RDBKIT_NOTE_MODULE_AUX,       /* module data outside of keys: no command carries it */
@@ -499,7 +500,7 @@ typedef struct rdbkit_loss {
     const char *text; /* what is lost and what is kept, one line; constant */
     int is_note;      /* 1: a note, 0: a loss */
     uint64_t keys;    /* keys (functions, libraries, databases) concerned, at least 1 */
-    uint64_t items;   /* fields, groups, members or pending entries concerned, else as keys */
+    uint64_t items;   /* fields, groups, members, (pending) entries concerned, else as keys */
     uint64_t db;      /* of the first key, or RDBKIT_NO_DB */
     uint64_t key_len; /* of the whole name */
     char key[64];     /* its first bytes, not terminated */
@@ -511,7 +512,7 @@ typedef struct rdbkit_key_loss {
     /* Whole name as it goes out (or the library's, the module's); of a database: of its first key. */
     rdbkit_str key;
     uint64_t db;    /* or RDBKIT_NO_DB: functions, module data */
-    uint64_t items; /* fields, groups, members or pending entries, at least 1 */
+    uint64_t items; /* fields, groups, members or (pending) entries, at least 1 */
 } rdbkit_key_loss;
 
 /* Hear of losses one key at a time. ctx: as given in the options. loss and what it points to: borrowed until the

@@ -1118,6 +1118,42 @@ static void loss_is_refused_before_anything_of_the_key_is_written(void **state) 
     tk_drop(&b);
 }
 
+/* A stream with an entry 7-1 {f: v} and one without fields: XADD takes no such thing. */
+static void stream_entry_without_fields_is_a_loss(void **state) {
+    (void)state;
+    static const unsigned char node[] = {39,  0, 0, 0, 15, 0, 2, 1, 0, 1, 1,    1,   0x81,
+                                         'f', 2, 0, 1, 2,  1, 0, 1, 0, 1, 0x81, 'v', 2,
+                                         4,   1, 0, 1, 1,  1, 0, 1, 0, 1, 4,    1,   255};
+    tk_bytes b = {0};
+    tk_magic(&b, "REDIS0009");
+    tk_db(&b, 0);
+    tk_u8(&b, 15);
+    tk_str(&b, "s");
+    tk_len(&b, 1);
+    tk_len(&b, 16);
+    be64(&b, 7);
+    be64(&b, 1);
+    tk_strn(&b, node, sizeof node);
+    static const unsigned info[] = {2, 8, 1, 0};
+    for (size_t i = 0; i < sizeof info / sizeof *info; i++) tk_len(&b, info[i]);
+    tk_end(&b);
+    for (int allow = 0; allow < 2; allow++) {
+        rdbkit_resp_options o;
+        rdbkit_resp_options_init(&o);
+        o.allow_loss = allow;
+        taker t = {0};
+        rdbkit_loss loss = {0};
+        assert_int_equal(resp_of(&b, &o, &t, &loss, NULL), allow ? RDBKIT_DONE : RDBKIT_ERR_LOSS);
+        assert_int_equal(loss.kind, RDBKIT_LOSS_STREAM_ENTRY);
+        assert_int_equal(loss.items, 1);
+        tk_u8(&t.got, 0);
+        const char *xadd = allow ? strstr((const char *)t.got.data, "XADD") : NULL;
+        if (allow && (!xadd || strstr(xadd + 1, "XADD"))) fail_msg("%s", (const char *)t.got.data);
+        tk_drop(&t.got);
+    }
+    tk_drop(&b);
+}
+
 static void sink_goes_on_being_an_error_for_its_reader(void **state) {
     (void)state;
     tk_bytes b = {0};
@@ -1423,6 +1459,7 @@ int main(void) {
         cmocka_unit_test(batch_out_of_range_makes_no_sink),
         cmocka_unit_test(commands_hold_no_more_than_a_batch),
         cmocka_unit_test(loss_is_refused_before_anything_of_the_key_is_written),
+        cmocka_unit_test(stream_entry_without_fields_is_a_loss),
         cmocka_unit_test(sink_goes_on_being_an_error_for_its_reader),
         cmocka_unit_test(check_finds_a_key_that_occurs_twice),
         cmocka_unit_test(check_takes_the_same_name_in_two_databases),
