@@ -92,7 +92,7 @@ LOADS = [
     (None, r"^refused: .*RDB file contains module data for the module", "what is inside of module values is not known"),
     (None, r"OUT OF MEMORY", "what is inside of module values is not known", lambda data: 7 in kinds_in(data)),
     ("valkey", r"^refused: .*(kvstore\.c:\d+ 'didx |crashed by signal)", "slot imports, which a server outside of a cluster dies of",
-     lambda data: data[9] == 243),
+     lambda data: 243 in kinds_in(data) or b"\xf3(" in data),
     ("valkey", r"^refused: .*rdb\.c:\d+ -> Unexpected EOF", "slot-info that is not three numbers", lambda data: b"slot-info" in data),
     ("valkey", r"^refused: .*integrity check failed", "long back-lengths in the form of Redis and Valkey 9.0", lambda data: bool(narrowed(data))),
     (None, r"OUT OF MEMORY|Out Of Memory|timed out", "opcode 251 promises more keys than there is memory", lambda data: promised(data) > 1 << 20),
