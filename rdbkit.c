@@ -2581,7 +2581,7 @@ static int val_field_expiry(rdbkit_reader *r, const u8 **pp, i64 *expire_ms) {
     if (t > (u64)RD_FIELD_EXPIRY_MAX || base + t > (u64)RD_FIELD_EXPIRY_MAX)
         return rd_fail(r, RDBKIT_ERR_DAMAGED, at, "field expiry %llu after %llu, past 2^48",
                        (unsigned long long)t, (unsigned long long)base);
-    *expire_ms = (i64)(base + t);
+    if (base + t) *expire_ms = (i64)(base + t); /* 0, which no server writes, is none to them */
     return 0;
 }
 

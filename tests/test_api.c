@@ -767,6 +767,38 @@ static void answer_above_zero_of_a_callback_is_a_usage_error(void **state) {
     tk_drop(&b);
 }
 
+static int note_expiry(void *user, rdbkit_str field, rdbkit_str value, int64_t expire_ms) {
+    (void)field, (void)value;
+    *(int64_t *)user = expire_ms;
+    return RDBKIT_OK;
+}
+
+/* Counted from a smallest time of 0 the first one is 0, which Redis 8.0 takes for a field that stays. */
+static void field_expiry_of_zero_is_none_in_redis_files(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        tk_bytes b = {0};
+        tk_magic(&b, "REDIS0012");
+        tk_u8(&b, 24);
+        tk_str(&b, "h");
+        tk_le(&b, (uint64_t)i, 8);
+        tk_len(&b, 1);
+        tk_len(&b, 1);
+        tk_str(&b, "f");
+        tk_str(&b, "v");
+        tk_end(&b);
+        int64_t got = 7;
+        rdbkit_visitor v = {0};
+        v.user = &got, v.hash_field = note_expiry;
+        rdbkit_reader *r = rdbkit_reader_new(NULL, &v);
+        assert_non_null(r);
+        assert_int_equal(read_all(r, &b), RDBKIT_DONE);
+        assert_int_equal(got, i ? 1 : RDBKIT_NO_EXPIRY);
+        rdbkit_reader_free(r);
+        tk_drop(&b);
+    }
+}
+
 static int filter_takes_raw(void *ctx, rdbkit_key *key) { return (void)ctx, (void)key, RDBKIT_TAKE_RAW; }
 
 static void filter_cannot_take_a_value_raw(void **state) {
@@ -1447,6 +1479,7 @@ int main(void) {
         cmocka_unit_test(each_callback_is_called_and_may_stand_alone),
         cmocka_unit_test(negative_answer_of_each_callback_comes_back_and_stays),
         cmocka_unit_test(answer_above_zero_of_a_callback_is_a_usage_error),
+        cmocka_unit_test(field_expiry_of_zero_is_none_in_redis_files),
         cmocka_unit_test(filter_cannot_take_a_value_raw),
         cmocka_unit_test(no_piece_of_a_string_comes_without_piece_len),
         cmocka_unit_test(emit_that_a_callback_ends_changes_nothing),
