@@ -19970,12 +19970,11 @@ struct main_verb {
 
 static const struct main_verb main_verbs[] = {
     {"convert", CLI_V_CONVERT, verb_convert, 1, "FILE", "an RDB or append-only file that the target loads",
-     "Makes an RDB file for another server, older or newer, or with --format aof an append-only file. What "
-     "the target\n"
-     "loads as it is goes through unchanged, the rest is encoded as that server would; an append-only file "
-     "is replayed. Without -o the file is in the current folder and named after input and\n"
-     "target. What the target cannot hold is never dropped silently: without --allow-loss the work is "
-     "refused.",
+     "Makes an RDB file for another server, older or newer, or with --format aof an\n"
+     "append-only file. What the target loads as it is goes through unchanged, the rest is\n"
+     "encoded as that server would; an append-only file is replayed. Without -o the file is in\n"
+     "the current folder and named after input and target. What the target cannot hold is\n"
+     "never dropped silently: without --allow-loss the work is refused.",
      "rdbkit convert --to redis-4.0 dump.rdb"},
     {"to-resp", CLI_V_TO_RESP, verb_to_resp, 1, "FILE", "commands for redis-cli --pipe",
      "Turns an RDB or append-only file into commands of the Redis protocol, as fast as a server takes them. "
