@@ -579,7 +579,9 @@ RDBKIT_API rdbkit_writer *rdbkit_writer_new(const rdbkit_writer_options *options
                                             void *ctx);
 RDBKIT_API void rdbkit_writer_free(rdbkit_writer *w);
 
-/* The visitor to hand to a reader (whatever its piece_len: strings come whole), or to call. Valid as long as w. */
+/* The visitor to hand to a reader (whatever its piece_len: strings come whole), or to call. Valid as long as w. After an
+ * error inside a key, a function or the like no more of them is taken, nor end (RDBKIT_ERR_USAGE): the file cannot
+ * become a whole one any more. */
 RDBKIT_API const rdbkit_visitor *rdbkit_writer_visitor(rdbkit_writer *w);
 
 /* The losses found so far: one a kind, in the order of rdbkit_loss_kind. index: from 0; NULL past the end. Valid until
@@ -1109,7 +1111,7 @@ RDBKIT_API void rdbkit_check_free(rdbkit_check *c);
 
 /* The visitor to hand to a reader. Keys are told apart by database and name, collections by the offset of their key:
  * who hands it to several readers, or calls it, sees to it that no two keys have the same. Errors: RDBKIT_ERR_NOMEM,
- * RDBKIT_ERR_IO of the spill. Valid as long as c. */
+ * RDBKIT_ERR_IO of the spill; they stay, and rdbkit_check_finish() says so again. Valid as long as c. */
 RDBKIT_API const rdbkit_visitor *rdbkit_check_visitor(rdbkit_check *c);
 
 /* After the last event: find what occurs twice. Call it once. Duplicates are recognised by 71 bits of hash, so that a
