@@ -244,6 +244,8 @@ value("stream_lp_count", 15, num(1), HEAD, HERE, txt(lp(2, 0, 1, b"f", 0, 2, 0, 
 value("stream_entry_cut", 15, num(1), HEAD, HERE, txt(lp(2, 0, 1, b"f", 0, 2, 0, 0, b"v", 4, 2, 1, 0)), TAIL, num(0), **NINE)  # deep
 value("stream_node_count", 15, num(1), HEAD, HERE, txt(lp(1, 1, 1, b"f", 0, 2, 0, 0, b"v", 4, 2, 1, 0, b"w", 4)), TAIL, num(0), code=1, **NINE)  # says 1 live, 1 deleted: Valkey 9.1
 value("stream_length", 15, num(1), HEAD, txt(NODE), HERE, num(5), num(2), num(1), num(0), code=1, **NINE)  # 2 entries: Valkey 9.1
+value("stream_entry_order", 15, num(1), HEAD, HERE, txt(lp(2, 0, 1, b"f", 0, 2, 1, 0, b"v", 4, 2, 0, 0, b"w", 4)), num(2), num(9), num(1), num(0), code=1, **NINE)  # none: XRANGE does not find them
+value("stream_last_below", 15, num(1), HEAD, txt(NODE), HERE, num(2), num(1), num(0), num(0), code=1, **NINE)  # none
 value("stream_length_nodeless", 15, num(0), HERE, num(5), num(2), num(1), num(0), code=1, **NINE)  # 7.0 on
 value("stream_pel_not_in_group", 15, STREAM, GROUP, num(1), sid(1, 1), PENDING, CONSUMER, num(1), HERE, sid(2, 1), **NINE)  # consumer has an ID that its group does not: all
 value("stream_pel_owned_twice", 15, STREAM, GROUP, num(1), sid(1, 1), PENDING, CONSUMER, num(2), sid(1, 1), HERE, sid(1, 1), **NINE)  # twice by one consumer: all
