@@ -5059,6 +5059,7 @@ struct rdbkit_resp {
     rdbkit_stream_info info;
     mem_buf ids; /* rdbkit_stream_id of its entries, as far as RESP_IDS_MAX */
     u64 entries;
+    rdbkit_stream_id last_entry;
     mem_buf group, consumer; /* names as bulk strings */
     mem_buf claim;           /* IDs as bulk strings, claim_n of them */
     unsigned claim_n;
@@ -5398,6 +5399,7 @@ static int resp_string_piece(void *user, rdbkit_str piece, uint64_t piece_off, u
 static int resp_stream_entry(void *user, rdbkit_stream_id id, uint64_t fields) {
     rdbkit_resp *s = user;
     if (!fields) return loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_ENTRY);
+    s->last_entry = id;
     if (s->entries++ < RESP_IDS_MAX / sizeof id && mem_buf_add(&s->mem, &s->ids, &id, sizeof id))
         return RDBKIT_ERR_NOMEM;
     int st = resp_command(s, 3 + 2 * fields, "$4\r\nXADD\r\n");
@@ -5422,18 +5424,24 @@ static int resp_stream_empty(rdbkit_resp *s) {
 static int resp_stream_info(void *user, const rdbkit_stream_info *info) {
     rdbkit_resp *s = user;
     int counters = loss_has(&s->v.l, RDBKIT_F_STREAM_COUNTERS);
+    /* XSETID refuses what no server makes: what is nearest to it, and a loss */
+    const rdbkit_stream_id last =
+        s->entries && strm_id_cmp(info->last_id, s->last_entry) < 0 ? s->last_entry : info->last_id;
+    const rdbkit_stream_id gone = strm_id_cmp(info->max_deleted, last) > 0 ? last : info->max_deleted;
     u64 added = info->entries_added < info->length ? info->length : info->entries_added;
-    if (added > INT64_MAX) added = INT64_MAX; /* no command takes more, and no server counts so far */
+    if (added > INT64_MAX) added = INT64_MAX;
+    const int same = added == info->entries_added && strm_id_cmp(gone, info->max_deleted) == 0;
     s->info = *info;
     int st = s->entries ? 0 : resp_stream_empty(s);
     if (!st) st = resp_command(s, counters ? 7 : 3, "$6\r\nXSETID\r\n");
     if (!st) st = resp_key(s);
-    if (!st) st = resp_arg_id(s, info->last_id);
+    if (!st) st = resp_arg_id(s, last);
     if (counters) {
         if (!st) st = resp_arg_text(s, "ENTRIESADDED");
         if (!st) st = resp_arg_i64(s, (i64)added);
         if (!st) st = resp_arg_text(s, "MAXDELETEDID");
-        return st ? st : resp_arg_id(s, info->max_deleted);
+        if (!st) st = resp_arg_id(s, gone);
+        return st || same ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
     }
     return st || !loss_has_counters(info) ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
 }
@@ -5449,7 +5457,7 @@ static int resp_claim(rdbkit_resp *s) {
     if (!st) st = resp_put(s, "$1\r\n0\r\n", 7);
     if (!st) st = resp_put(s, s->claim.data, s->claim.len);
     if (!st) st = resp_arg_text(s, "TIME");
-    if (!st) st = resp_arg_i64(s, s->claim_as.delivery_ms);
+    if (!st) st = resp_arg_i64(s, s->claim_as.delivery_ms < 0 ? 0 : s->claim_as.delivery_ms);
     if (!st) st = resp_arg_text(s, "RETRYCOUNT");
     const u64 count = s->claim_as.delivery_count; /* above what a command takes no server counts */
     if (!st) st = resp_arg_i64(s, count > INT64_MAX ? INT64_MAX : (i64)count);
@@ -5470,10 +5478,10 @@ static int resp_stream_group(void *user, const rdbkit_stream_group *group) {
     if (!st) st = resp_put(s, s->group.data, s->group.len);
     if (!st) st = resp_arg_id(s, group->last_id);
     if (counters) {
+        const i64 read = group->entries_read < 0 ? RDBKIT_ENTRIES_READ_UNKNOWN : group->entries_read;
         if (!st) st = resp_arg_text(s, "ENTRIESREAD");
-        return st ? st
-                  : resp_arg_i64(s,
-                                 group->entries_read < 0 ? RDBKIT_ENTRIES_READ_UNKNOWN : group->entries_read);
+        if (!st) st = resp_arg_i64(s, read);
+        return st || read == group->entries_read ? st : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);
     }
     return st || !loss_has_entries_read(&s->info, group) ? st
                                                          : loss_lose(&s->v.l, RDBKIT_LOSS_STREAM_COUNTERS);

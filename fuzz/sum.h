@@ -162,7 +162,7 @@ static int sum_stream_consumer(void *u, const rdbkit_stream_consumer *c) {
 static int sum_stream_pending(void *u, const rdbkit_stream_pending *p) {
     sum *s = u;
     uint64_t facts[] = {p->id.ms, p->id.seq, (uint64_t)p->delivery_ms, p->delivery_count};
-    s->odd |= p->delivery_count > INT64_MAX; /* no command takes it */
+    s->odd |= p->delivery_count > INT64_MAX || p->delivery_ms < 0; /* no command takes it */
     s->value = sum_mix(s->value, facts, sizeof facts);
     return 0;
 }

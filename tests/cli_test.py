@@ -31,7 +31,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests"))
 sys.dont_write_bytecode = True
 import compare
 import keyspace
-from rdb import crc64, num, txt
+from rdb import back_len, crc64, lp_blob, lp_entry, num, txt
 
 FIXTURES = os.path.join(ROOT, "fixtures")
 SANITIZED = bool(os.environ.get("SANITIZED"))
@@ -466,6 +466,29 @@ def value_that_kills_servers_is_not_copied():
         for verb in (["convert", "--to", "redis-8.0", "-o", "out", "--force"], ["filter", "-o", "out", "--force"], ["to-resp", "--restore", "--to", "redis-8.0"]):
             r = run(*verb, path)
             expect(r.code == 4, "%s %s: exit 4 wanted:" % (verb[0], name), r)
+
+
+@test
+def stream_numbers_that_no_command_takes_are_sent_as_the_nearest():
+    entries = [lp_entry(v) for v in (2, 0, 1, b"f", 0, 2, 0, 0, b"v", 4, 2, 1, 0, b"w", 4)]
+    node = lp_blob([(e, back_len(len(e))) for e in entries])
+    top = 2**63 - 1
+    for name, (last, gone, added, read), loses, wanted in (
+            ("good", ((6, 0), (0, 0), 2, 1), False, ("6-0", "2", "0-0", "1")),
+            ("last ID below that of an entry", ((5, 0), (0, 0), 2, 1), False, ("6-0", "2", "0-0", "1")),
+            ("max-deleted above the last ID", ((6, 0), (9, 9), 2, 1), True, ("6-0", "2", "6-0", "1")),
+            ("entries-added below the length", ((6, 0), (0, 0), 0, 1), True, ("6-0", "2", "0-0", "1")),
+            ("entries-added of 2^63", ((6, 0), (0, 0), 2**63, 1), True, ("6-0", str(top), "0-0", "1")),
+            ("entries-read of -2", ((6, 0), (0, 0), 2, 2**64 - 2), True, ("6-0", "2", "0-0", "-1"))):
+        value = num(1) + txt(struct.pack(">QQ", 5, 0)) + txt(node) + b"".join(map(num, (2, *last, 5, 0, *gone, added)))
+        path = write("stream.rdb", b"REDIS0010\x13\x01s" + value + num(1) + txt(b"g") + b"".join(map(num, (5, 0, read, 0, 0))) + b"\xff" + bytes(8))
+        r = run("to-resp", "--to", "redis-8.0", path)
+        expect((r.code, "stream-counters" in r.err) == ((5, True) if loses else (0, False)), name + ":", r)
+        r = run("to-resp", "--to", "redis-8.0", "--allow-loss", path)
+        words = [w.decode() for w in re.findall(rb"\$\d+\r\n([^\r]*)", r.out)]
+        at = words.index("XSETID")
+        got = (words[at + 2], words[at + 4], words[at + 6], words[words.index("ENTRIESREAD") + 1])
+        expect(r.code == 0 and got == wanted, "%s: %s, not %s:" % (name, got, wanted), r)
 
 
 @test
