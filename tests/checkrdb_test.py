@@ -660,7 +660,7 @@ def main():
     o.add_argument("--seed", type=int, default=1)
     o.add_argument("--only", type=int)
     o.add_argument("--keep")
-    o.add_argument("-n", type=int, default=int(os.environ.get("N") or 1000))
+    o.add_argument("-n", type=int, default=int(os.environ.get("N") or 3000))
     o = o.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (6 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))  # for servers that believe a damaged count
     found = servers.start(o)
