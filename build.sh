@@ -334,8 +334,8 @@ valgrind_() {
     RUN=${memcheck}tests/valgrind.supp
     printf '#!/bin/sh\nexec %s"%s/tests/valgrind.supp" "%s/build/valgrind/rdbkit" "$@"\n' "$memcheck" "$PWD" "$PWD" >build/valgrind/checked
     chmod +x build/valgrind/checked
-    RDBKIT=$PWD/build/valgrind/checked SANITIZED=1 NO_SERVERS=1
-    export RDBKIT SANITIZED NO_SERVERS CC
+    RDBKIT=$PWD/build/valgrind/checked SANITIZED=1 NO_SERVERS=1 SLOW=1
+    export RDBKIT SANITIZED NO_SERVERS SLOW CC
     unit_tests build/valgrind build/valgrind/librdbkit.a "$1"
     if [ -n "$1" ]; then python_tests build/valgrind "$1"; fi # all of them take hours
     summary
